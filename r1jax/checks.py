@@ -1,0 +1,226 @@
+"""Whether a recipe can run: all that can be said without data or weights, before anything compiles.
+
+A check is a row, `(holds, sentence)`, and `validate` raises the sentence of the first that does not hold. The tables,
+in order: each field against its annotation and its range; then what a recipe, its model, each stage and each evaluation
+ask of several fields together. A row may rely on those before it, as divisions rely on sizes being positive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from r1jax import config
+from r1jax.config import GRPO, NLL, Eval, ModelConfig, OnPolicy, Part, Recipe, SampleConfig, Stage, Stored
+from r1jax.settings import BadInput, join, label, nearest
+
+Row = tuple[bool, str]
+
+_ONE_UP, _ZERO_UP, _POSITIVE = '[1, inf)', '[0, inf)', '(0, inf)'
+_RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the messages
+    ModelConfig: {
+        **dict.fromkeys(('vocab', 'layers', 'width', 'heads', 'kv_heads', 'head_dim', 'hidden', 'context'), _ONE_UP),
+        **dict.fromkeys(('rope_theta', 'norm_eps'), _POSITIVE),
+    },
+    SampleConfig: {
+        **dict.fromkeys(('max_tokens', 'max_prompt', 'slots'), _ONE_UP),
+        **dict.fromkeys(('temperature', 'top_k'), _ZERO_UP),
+        'top_p': '(0, 1]',
+    },
+    config.OptimConfig: {
+        **dict.fromkeys(('learning_rate', 'warmup', 'weight_decay', 'clip_norm'), _ZERO_UP),
+        'final': '[0, 1]',
+        'b1': '[0, 1)',
+        'b2': '[0, 1)',
+        'eps': _POSITIVE,
+    },
+    config.MeshConfig: dict.fromkeys(('data', 'fsdp', 'tensor'), _ONE_UP),
+    config.RowConfig: dict.fromkeys(('length', 'per_microbatch'), _ONE_UP),
+    Part: {'weight': '(-inf, inf)'},
+    Stored: {'batch': _ONE_UP},
+    OnPolicy: {
+        **dict.fromkeys(('questions', 'samples', 'minibatches', 'inner_epochs'), _ONE_UP),
+        **dict.fromkeys(('max_refills', 'overlong_buffer', 'reference_every'), _ZERO_UP),
+    },
+    NLL: {},
+    GRPO: dict.fromkeys(('clip_low', 'clip_high', 'beta', 'std_ddof', 'std_eps', 'importance_cap'), _ZERO_UP),
+    config.Phase: {'step': _ZERO_UP, 'max_tokens': _ONE_UP, 'temperature': _POSITIVE, 'learning_rate': _ZERO_UP},
+    Eval: {'samples': _ONE_UP, 'every': _ZERO_UP},
+    Stage: {
+        **dict.fromkeys(('steps', 'checkpoint_every', 'keep_checkpoints', 'max_skips'), _ONE_UP),
+        'log_samples': _ZERO_UP,
+    },
+    Recipe: {},
+}
+
+
+def validate(recipe: Recipe, devices: int) -> None:
+    """Refuses a recipe that cannot run on so many devices.
+
+    Sizes of a model that is read from weights are checked once it is known: call this again with it filled in,
+    `validate(dataclasses.replace(recipe, model=model), devices)`.
+
+    Raises:
+      BadInput: the first thing that is wrong, with its path, its value and what it must be.
+    """
+    for table in (_fields(recipe, ''), _recipe(recipe, devices)):
+        for holds, sentence in table:
+            if not holds:
+                raise BadInput(sentence)
+
+
+def _fields(value: Any, path: str) -> Iterator[Row]:
+    """Annotations and ranges of each field of a config, and of the configs inside it."""
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):
+        inner, at = getattr(value, field.name), join(path, field.name)
+        yield _fits(inner, hints[field.name]), f'{at} must be {field.type}, not {inner!r:.80}'
+        interval = _RANGES[type(value)].get(field.name)
+        if interval and inner is not None:
+            yield _inside(inner, interval), f'{at}={inner} must be in {interval}'
+        for i, item in enumerate(inner if isinstance(inner, tuple) else (inner,)):
+            if type(item) in _RANGES:
+                yield from _fields(item, join(at, label(item, i)) if isinstance(inner, tuple) else at)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what an annotation of `r1jax.config` asks for. An int is a float, a bool is no int."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in members
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, member) for member in members)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, members[0]) for item in value)
+    if origin is Callable or hint is Callable:
+        return callable(value)
+    if getattr(hint, '_is_protocol', False):
+        return hasattr(value, 'load')
+    return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(','))
+    above = low <= value if interval[0] == '[' else low < value
+    below = value <= high if interval[-1] == ']' else value < high
+    return above and below
+
+
+def _under(path: str, rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows whose sentences begin with a path below `path`."""
+    return ((holds, f'{path}.{sentence}') for holds, sentence in rows)
+
+
+def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
+    mesh, names = recipe.mesh, [stage.name for stage in recipe.stages]
+    need, split = mesh.data * mesh.fsdp * mesh.tensor, f'{mesh.data}×{mesh.fsdp}×{mesh.tensor}'
+    here = f'{devices} {"is" if devices == 1 else "are"} here'
+    yield bool(names), 'the recipe has no stages'
+    yield from _names('recipe', [recipe.name])
+    yield from _names('stages', names, reserved=('init', 'recipe'))
+    yield need <= devices, f'mesh data×fsdp×tensor = {split} needs {need} devices, {here}'
+    first = recipe.stages[0]
+    for field in ('model', 'tokenizer'):
+        known = getattr(recipe, field) is not None or from_weights(first.start)
+        yield known, f'{field}=None is read from weights, but {first.name}.start={first.start!r} is no weights file'
+    if recipe.model:
+        yield from _under('model', _model(recipe.model, mesh))
+    for i, stage in enumerate(recipe.stages):
+        known = ['init', *names[:i]]
+        hint = f': {stage.start} does not come before it' if stage.start in names else nearest(stage.start, known)
+        yield stage.start in known or from_weights(stage.start), f'{stage.name} cannot start from {stage.start!r}{hint}'
+        yield from _under(stage.name, _stage(stage, recipe))
+
+
+def from_weights(start: str) -> bool:
+    """Whether a stage's `start` is a weights file rather than 'init' or another stage."""
+    return start.endswith('.gguf')
+
+
+def _names(what: str, names: Sequence[str], reserved: Sequence[str] = ()) -> Iterator[Row]:
+    """Names are parts of paths: of files, of metrics and of `--set`."""
+    for i, name in enumerate(names):
+        yield re.fullmatch(r'[\w-]+', name) is not None, f'{what}: the name {name!r} must be letters, digits, - and _'
+        yield name not in reserved, f'{what}: the name {name!r} is taken'
+        yield name not in names[:i], f'{what}: the name {name!r} occurs twice'
+
+
+def _model(model: ModelConfig, mesh: config.MeshConfig) -> Iterator[Row]:
+    for field in ('heads', 'kv_heads', 'hidden', 'vocab', 'width'):
+        axis = 'fsdp' if field == 'width' else 'tensor'  # as in r1jax.sharding
+        size, parts = getattr(model, field), getattr(mesh, axis)
+        yield size % parts == 0, f'{field}={size} is split over mesh.{axis}={parts}, so it must be a multiple of it'
+
+
+def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
+    source, loss, phases, rows = stage.source, stage.loss, stage.phases, stage.rows.per_microbatch
+    shards = recipe.mesh.data * recipe.mesh.fsdp
+    fitting = NLL if isinstance(source, Stored) else GRPO
+    yield isinstance(loss, fitting), f'loss={type(loss).__name__}: {type(source).__name__} needs {fitting.__name__}'
+    yield rows % shards == 0, f'rows.per_microbatch={rows} must be a multiple of mesh data×fsdp = {shards}'
+    for before, after in itertools.pairwise(phase.step for phase in phases):
+        yield before < after, f'phases must ascend: one at step {after} follows one at step {before}'
+    for i, phase in enumerate(phases):
+        samples = phase.max_tokens or phase.temperature or phase.rewards is not None
+        yield isinstance(source, OnPolicy) or not samples, f'phases.{i} is about sampling, but a Stored source has none'
+        yield from _rewards(f'phases.{i}.rewards', phase.rewards) if phase.rewards is not None else ()
+    if isinstance(source, OnPolicy):
+        yield from _on_policy(stage, recipe.model, shards)
+    names = [evaluation.name for evaluation in stage.evals]
+    yield from _names('evals', names)
+    for i, evaluation in enumerate(stage.evals):
+        own = evaluation.sample or getattr(source, 'sample', None)
+        yield from _under(f'evals.{evaluation.name}', _eval(evaluation, own, names[:i], recipe.model, shards))
+
+
+def _on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:
+    source, loss, sample = stage.source, stage.loss, stage.source.sample
+    Q, G, minibatches, buffer = source.questions, source.samples, source.minibatches, source.overlong_buffer
+    limits = [sample.max_tokens, *(phase.max_tokens for phase in stage.phases if phase.max_tokens)]
+    longest = dataclasses.replace(sample, max_tokens=max(limits))
+    yield sample.temperature > 0, 'source.sample.temperature=0: greedy sampling has no log-probabilities to learn from'
+    yield G >= 2, f'source.samples={G} must be at least 2: GRPO compares the samples of a question'
+    yield G > loss.std_ddof, f'loss.std_ddof={loss.std_ddof} must be below source.samples={G}'
+    yield Q * G % minibatches == 0, f'source: questions×samples = {Q}×{G} must be a multiple of {minibatches=}'
+    yield from _sample('source.sample', longest, G, shards, model)
+    room, total = stage.rows.length, longest.max_prompt + longest.max_tokens
+    yield room >= total, f'rows.length={room} must hold max_prompt + max_tokens = {_sum(longest)}'
+    if source.overlong == 'soft':
+        yield 1 <= buffer <= min(limits), f'source.overlong_buffer={buffer} must be in [1, max_tokens={min(limits)}]'
+    else:
+        yield buffer == 0, f"source.overlong_buffer={buffer} has no effect without overlong='soft'"
+    yield loss.beta > 0 or not source.reference_every, 'source.reference_every has no effect with loss.beta=0'
+    yield from _rewards('source.rewards', source.rewards)
+
+
+def _sample(at: str, cfg: SampleConfig, samples: int, shards: int, model: ModelConfig | None) -> Iterator[Row]:
+    unit = f'samples × mesh data×fsdp = {samples}×{shards}'
+    yield cfg.slots % (samples * shards) == 0, f'{at}.slots={cfg.slots} must be a multiple of {unit}'
+    if model:
+        fits = cfg.max_prompt + cfg.max_tokens <= model.context
+        yield fits, f'{at}: max_prompt + max_tokens = {_sum(cfg)} exceeds model.context={model.context}'
+
+
+def _sum(cfg: SampleConfig) -> str:
+    return f'{cfg.max_prompt} + {cfg.max_tokens} = {cfg.max_prompt + cfg.max_tokens}'
+
+
+def _rewards(at: str, parts: Sequence[Part]) -> Iterator[Row]:
+    yield bool(parts), f'{at} is empty'
+    yield from _names(at, [part.name for part in parts], reserved=('mean',))  # the metric reward/mean is their sum's
+
+
+def _eval(
+    cfg: Eval, sample: SampleConfig | None, before: Sequence[str], model: ModelConfig | None, shards: int
+) -> Iterator[Row]:
+    yield sample is not None, 'sample must be given: the stage itself does not sample'
+    yield from _sample('sample', sample, cfg.samples, shards, model)
+    yield from _rewards('rewards', cfg.rewards)
+    yield 'accuracy' in [part.name for part in cfg.rewards], 'rewards must have a part accuracy: it decides pass@1'
+    hint = nearest(cfg.cap_at, before)
+    yield cfg.cap_at in ('', *before), f'cap_at={cfg.cap_at!r} must name an evaluation listed before it{hint}'

@@ -1,0 +1,112 @@
+"""The `r1jax` command.
+
+    r1jax run EXPERIMENT     from a recipe to a workdir: trains, evaluates, resumes
+    r1jax report WORKDIR     writes a workdir's report.html anew
+
+Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with its traceback; the state
+is kept) and 130 an interrupt. What needs jax is imported only once a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
+
+import r1jax
+from r1jax import runtime
+
+
+def _arg(metavar: str, default: str = '', **kwargs):
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Run an experiment. On a workdir that holds its state, the same command goes on from there."""
+
+    afterwards: ClassVar[str] = 'the same command goes on from the last checkpoint'
+
+    experiment: Annotated[tyro.conf.Positional[Path], _arg('EXPERIMENT')]
+    """Path of a Python module that defines recipe()."""
+    workdir: Annotated[Path | None, _arg('DIR', '(default: runs/NAME, by the recipe)')] = None
+    """Where everything is written."""
+    stage: Annotated[str | None, _arg('NAME')] = None
+    """Run this stage only."""
+    first: Annotated[str | None, _arg('NAME', name='from')] = None
+    """Run from this stage on."""
+    set: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, _arg('STAGE.FIELD=VALUE', '(several, or repeated)')
+    ] = ()
+    """Change settings, such as zero.optim.learning_rate=1e-4 or mesh.data=8."""
+    seed: Annotated[int | None, _arg('N')] = None
+    """The recipe's seed, as --set seed=N."""
+
+    def __call__(self) -> None:
+        from r1jax import settings
+
+        recipe = settings.load_recipe(self.experiment)
+        seed = () if self.seed is None else (f'recipe.seed={self.seed}',)
+        recipe = settings.override(recipe, [*(each for group in self.set for each in group), *seed])
+        settings.chosen(recipe, self.stage, self.first)
+
+        from r1jax.train import stage
+
+        stage.run(recipe, self.workdir or Path('runs', recipe.name), stage=self.stage, first=self.first)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write a workdir's report.html anew."""
+
+    afterwards: ClassVar[str] = ''
+
+    workdir: Annotated[tyro.conf.Positional[Path], _arg('WORKDIR')]
+    """Where an experiment was run."""
+
+    def __call__(self) -> None:
+        from r1jax import report
+
+        if not (self.workdir / 'config.json').is_file():
+            raise FileNotFoundError(f'{self.workdir} is no workdir: it has no config.json')
+        print(report.write(self.workdir))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv` (default: the process's) and returns its exit status; a usage error exits with 2."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv == ['--version']:
+        print(f'r1jax {r1jax.__version__}')
+        return 0
+    about = f'{r1jax.__doc__} This is version {r1jax.__version__}, as --version says.'
+    command = tyro.cli(Run | Report, prog='r1jax', description=about, args=argv)
+
+    runtime.configure()
+    from r1jax.settings import BadInput  # imports jax, which has to find the environment configured
+
+    try:
+        command()
+    except KeyboardInterrupt:
+        print('\n' + '; '.join(filter(None, ('r1jax: interrupted', command.afterwards))), file=sys.stderr)
+        return 130
+    except Exception as error:
+        missing_extra = isinstance(error, ImportError) and 'pip install' in str(error)
+        if isinstance(error, (BadInput, FileNotFoundError, PermissionError)) or missing_extra:
+            print(f'r1jax: error: {_sentence(error)}', file=sys.stderr)
+            return 2
+        traceback.print_exc()
+        print('; '.join(filter(None, ('r1jax: failed', command.afterwards))), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _sentence(error: Exception) -> str:
+    """The error's message; the system's own errors are numbers first, so theirs is put in order."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'{error.filename}: {error.strerror}'
+    return str(error)

@@ -1,0 +1,216 @@
+"""What can be set: frozen dataclasses, and nothing else.
+
+An experiment is a Python module with `recipe() -> Recipe`. A recipe is a tuple of stages; a stage says where it starts, where its
+batches come from and which loss they meet. Functions (rewards, templates) are passed as themselves, so an editor can jump to them.
+
+Two words for sizes: *questions* and *samples* (a question's G answers). Rows and microbatches are memory settings: they change no
+result beyond rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from r1jax.types import Example, Problem, Response
+
+dataclass = dataclasses.dataclass(frozen=True)
+
+
+@dataclass
+class ModelConfig:
+    """A decoder with RMSNorm, RoPE, grouped-query attention and SwiGLU."""
+
+    vocab: int  # V
+    layers: int  # L
+    width: int  # D
+    heads: int  # N, query heads
+    kv_heads: int  # K, key/value heads; divides `heads`
+    head_dim: int  # H
+    hidden: int  # F, width of the SwiGLU
+    context: int  # longest sequence, prompt and response together, tokens
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    tied: bool = True  # the unembedding is the embedding
+    qkv_bias: bool = False  # Qwen2.5
+    qk_norm: bool = False  # Qwen3: RMSNorm over each query and key head
+    remat: Literal['none', 'dots', 'full'] = 'none'  # what the backward pass recomputes: nothing, all but matmuls, everything
+    dtype: Literal['float32', 'bfloat16'] = 'float32'  # of matmul inputs; parameters and reductions stay float32
+
+    def __post_init__(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(f'heads={self.heads} must be a multiple of kv_heads={self.kv_heads}')
+        if self.head_dim % 2:
+            raise ValueError(f'head_dim={self.head_dim} must be even: RoPE rotates pairs')
+
+
+@dataclass
+class SampleConfig:
+    """How responses are drawn."""
+
+    max_tokens: int  # longest response, end token included
+    max_prompt: int  # longest prompt, tokens; prompts are padded to it
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    slots: int = 256  # rows decoded together; a multiple of the samples a question
+
+
+@dataclass
+class OptimConfig:
+    """AdamW."""
+
+    learning_rate: float
+    warmup: int = 0  # steps, linear from 0
+    schedule: Literal['constant', 'cosine'] = 'constant'
+    final: float = 0.1  # the cosine ends at this share of learning_rate
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # global gradient norm; 0: off
+
+
+@dataclass
+class MeshConfig:
+    """Devices along each axis. Rows are split over data × fsdp, weights over fsdp and tensor."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass
+class RowConfig:
+    """Packing and microbatching: memory, not mathematics."""
+
+    length: int  # tokens of a packed row; at least the longest prompt + response
+    per_microbatch: int = 8  # rows a microbatch; a multiple of data × fsdp
+
+
+@dataclass
+class Part:
+    """One reward: `fn(problem, response) -> float`, recorded under `name`, added with `weight`."""
+
+    name: str
+    fn: Callable[[Problem, Response], float]
+    weight: float = 1.0
+
+
+class Problems(Protocol):
+    """A source of questions: a frozen dataclass, so that it can be written to config.json."""
+
+    def load(self) -> Sequence[Problem]: ...
+
+
+class Examples(Protocol):
+    """A source of stored training texts."""
+
+    def load(self) -> Sequence[Example]: ...
+
+
+class Tokenizers(Protocol):
+    """Where the tokenizer comes from. `directory` is the workdir, for those that are trained."""
+
+    def load(self, directory: str) -> Any: ...
+
+
+@dataclass
+class Stored:
+    """Batches from stored texts: pretraining and SFT."""
+
+    examples: Examples
+    batch: int  # examples an optimizer step
+    shuffle: bool = True  # each epoch anew
+
+
+@dataclass
+class OnPolicy:
+    """Batches sampled from the policy and graded."""
+
+    problems: Problems
+    sample: SampleConfig
+    rewards: tuple[Part, ...]
+    questions: int  # Q, a rollout
+    samples: int  # G, a question
+    minibatches: int = 1  # optimizer steps an inner epoch: the rollout's samples are shuffled into so many
+    inner_epochs: int = 1  # passes over a rollout
+    max_refills: int = 0  # dynamic sampling: groups of equal rewards are dropped and refilled, in at most so many extra draws
+    overlong: Literal['keep', 'mask', 'soft'] = 'keep'  # cut-off responses: as graded, without loss, or soft penalty (DAPO eq. 13)
+    overlong_buffer: int = 0  # tokens before max_tokens over which the soft penalty grows from 0 to -1
+    reference_every: int = 0  # steps after which the policy becomes the reference; 0: the reference stays the start
+
+
+@dataclass
+class NLL:
+    """Next-token loss, the mean over the response tokens of an optimizer step."""
+
+
+@dataclass
+class GRPO:
+    """Group relative policy optimisation (DeepSeekMath eq. 3; R1 report eq. 1)."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    beta: float = 0.001  # KL coefficient; 0: no reference pass
+    kl: Literal['k1', 'k2', 'k3'] = 'k3'
+    normalise: Literal['grpo', 'dr_grpo', 'token_mean'] = 'grpo'  # 1/(B·|o|), 1/(B·max_tokens), 1/Σ|o|
+    scale_by_std: bool = True  # off: Dr. GRPO
+    std_ddof: int = 1
+    std_eps: float = 1e-6
+    importance_cap: float = 0.0  # truncated importance weights min(old / sampler, cap) on each token; 0: off
+
+
+@dataclass
+class Phase:
+    """Settings that hold from the first rollout at or after `step`. None: as before."""
+
+    step: int
+    max_tokens: int | None = None
+    temperature: float | None = None
+    learning_rate: float | None = None
+    rewards: tuple[Part, ...] | None = None
+
+
+@dataclass
+class Eval:
+    """A measurement before and after a stage: k samples a question, pass@1 their mean."""
+
+    name: str
+    problems: Problems
+    rewards: tuple[Part, ...]  # the part named 'accuracy' decides what is correct, 'format' what is well formed
+    answer: Callable[[str], str | None]  # response text -> final answer, for the majority vote
+    samples: int = 16  # k
+    sample: SampleConfig | None = None  # None: the stage's own
+    cap_at: str = ''  # name of another evaluation: responses are cut at its mean length before the stage
+    split: Callable[[Response], str] | None = None  # accuracy is also reported apart by this label
+    every: int = 0  # also during training, every so many steps; 0: only before and after
+
+
+@dataclass
+class Stage:
+    name: str
+    steps: int
+    source: Stored | OnPolicy
+    loss: NLL | GRPO
+    optim: OptimConfig
+    rows: RowConfig
+    start: str = 'init'  # 'init', the name of an earlier stage, or a weights file: PATH.gguf, package:PACKAGE/FILE.gguf
+    phases: tuple[Phase, ...] = ()
+    evals: tuple[Eval, ...] = ()
+    checkpoint_every: int = 50  # steps
+    keep_checkpoints: int = 2
+    max_skips: int = 5  # non-finite steps in a row after which the run stops, state kept
+    log_samples: int = 4  # questions of each rollout whose samples are written to samples.jsonl
+
+
+@dataclass
+class Recipe:
+    name: str
+    stages: tuple[Stage, ...]
+    template: Callable[[Problem, Any], str]  # (problem, tokenizer) -> model input
+    model: ModelConfig | None = None  # None: read from the first stage's weights file
+    tokenizer: Tokenizers | None = None  # None: read from the first stage's weights file
+    mesh: MeshConfig = MeshConfig()
+    seed: int = 0

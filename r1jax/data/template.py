@@ -1,0 +1,36 @@
+"""From a problem to model input: plain functions `(problem, tokenizer) -> str`, which a recipe passes as themselves.
+
+A template fixes the structure of an answer and says nothing about its content, so that what the model comes to write
+is its own doing (R1 report §2.2.3).
+"""
+
+from __future__ import annotations
+
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.types import Problem
+
+INSTRUCTION = (
+    'A conversation between User and Assistant. The user asks a question, and the Assistant solves it. '
+    'The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. '
+    'The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, '
+    'i.e., <think> reasoning process here </think> <answer> answer here </answer>.'
+)
+
+
+def r1_zero(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
+    """DeepSeek-R1-Zero's template, verbatim, the full stop after the question included (R1 report, Table 1)."""
+    return f'{INSTRUCTION} User: {problem.prompt}. Assistant:'
+
+
+def chat_r1_zero(problem: Problem, tokenizer: Tokenizer) -> str:
+    """The same instruction for a chat model: the system message in its own chat template, before the question.
+
+    Raises:
+      ValueError: the tokenizer has no chat template.
+    """
+    return tokenizer.chat([{'role': 'system', 'content': INSTRUCTION}, {'role': 'user', 'content': problem.prompt}])
+
+
+def plain(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
+    """The question and nothing else."""
+    return problem.prompt

@@ -1,0 +1,288 @@
+"""Text to token ids and back: the only door to sentencepiece, tokenizers and Jinja.
+
+In: a SentencePiece `.model` (trained here for the tiny world) or a Hugging Face `tokenizer.json`; a GGUF's tokenizer
+arrives from `r1jax.weights` as vocabulary and merges. Out: one interface, `Tokenizer`.
+
+Nothing is added silently: `encode` puts no BOS and no EOS, since who learns from an end token is the training code's
+decision. Left out: offsets, truncation and padding, which are the batch's business.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import sentencepiece
+import tokenizers
+
+
+class Tokenizer:
+    """What every tokenizer offers.
+
+    `vocab_size` counts the ids, special ones included; `eos` ends a response; `pad` fills rows and may equal `eos`;
+    `chat_template` is Jinja source or None.
+    """
+
+    vocab_size: int
+    eos: int
+    pad: int
+    bos: int | None = None  # only chat templates ask for it
+    chat_template: str | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, no BOS or EOS added."""
+        raise NotImplementedError
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`. Special tokens and ids outside the vocabulary (a padded embedding has some) are dropped."""
+        raise NotImplementedError
+
+    def piece(self, id: int) -> str:
+        """The written form of one token, '' if it has none."""
+        raise NotImplementedError
+
+    def chat(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as model input, by the tokenizer's own template.
+
+        The template comes with downloaded weights, so it runs in Jinja's sandbox, without access to Python objects.
+
+        Args:
+          messages: `{'role': 'system' | 'user' | 'assistant', 'content': text}`, in order.
+          add_generation_prompt: end with the header of the assistant's turn.
+
+        Raises:
+          ValueError: there is no template, or it rejects the messages.
+        """
+        if not self.chat_template:
+            raise ValueError('this tokenizer has no chat template: use one that needs none, such as template.r1_zero')
+        special = {'bos_token': '' if self.bos is None else self.piece(self.bos), 'eos_token': self.piece(self.eos)}
+        try:
+            template = _jinja.from_string(self.chat_template)
+            return template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **special)
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                f'the chat template fails on roles {[m.get("role") for m in messages]}: {error}'
+            ) from error
+
+
+def _reject(message: str):
+    raise jinja2.TemplateError(message)
+
+
+# The settings with which chat templates are written (those of transformers' apply_chat_template).
+_jinja = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+)
+_jinja.globals['raise_exception'] = _reject
+_jinja.filters['tojson'] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+class SentencePiece(Tokenizer):
+    """A SentencePiece `.model` file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not a SentencePiece model.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        _require(path, 'SentencePiece model')
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
+        except RuntimeError as error:
+            raise ValueError(f'{path} is not a SentencePiece model') from error
+        self.vocab_size = self._model.vocab_size()
+        self.eos = self._model.eos_id()
+        # sentencepiece says -1 where a model was trained without the token
+        self.pad = self._model.pad_id() if self._model.pad_id() >= 0 else self.eos
+        self.bos = self._model.bos_id() if self._model.bos_id() >= 0 else None
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._model.decode([int(i) for i in ids if 0 <= i < self.vocab_size])
+
+    def piece(self, id: int) -> str:
+        return self._model.id_to_piece(int(id))
+
+
+def train_sentencepiece(texts: Iterable[str], path: str | os.PathLike, vocab: int, symbols: Sequence[str] = ()) -> None:
+    """Trains a byte-pair SentencePiece model and writes it to `path`; the same texts give the same file.
+
+    Whitespace is kept as it is (no normalisation, no prefix added, none removed), so decoding gives back the text as
+    long as its characters occur in `texts` or `symbols`; others become the unknown token. Ids: 0 unknown, 1 EOS, 2
+    padding, then the symbols.
+
+    Args:
+      texts: training texts.
+      vocab: number of ids, exactly.
+      symbols: strings that are always one token, spaces in them included; the longest that matches wins.
+
+    Raises:
+      ValueError: `vocab` is too small for the characters and symbols, or too large for the merges the texts allow.
+    """
+    buffer = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=buffer,
+            model_type='bpe',
+            vocab_size=vocab,
+            # SentencePiece writes a space as '▁', and looks symbols up after that replacement
+            user_defined_symbols=[symbol.replace(' ', '▁') for symbol in symbols],
+            character_coverage=1.0,
+            normalization_rule_name='identity',
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            unk_id=0,
+            eos_id=1,
+            pad_id=2,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f'cannot train a tokenizer with {vocab=} and {len(symbols)} symbols: {reason}') from error
+    # written aside, then renamed, so that a killed run leaves no half file that the next one would trust
+    path = Path(path)
+    aside = path.with_name(f'{path.name}.{os.getpid()}')
+    aside.write_bytes(buffer.getvalue())
+    aside.replace(path)
+
+
+class HFTokenizer(Tokenizer):
+    """A Hugging Face tokenizer. Special tokens written out in a text, such as <|im_start|>, are recognised as such.
+
+    Args:
+      tokenizer: the `tokenizers.Tokenizer`.
+      eos, pad: their ids.
+      chat_template: Jinja source.
+      bos: its id, where the chat template writes it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        eos: int,
+        pad: int,
+        chat_template: str | None = None,
+        bos: int | None = None,
+    ):
+        self._tokenizer = tokenizer
+        self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.eos, self.pad, self.bos = eos, pad, bos
+        self.chat_template = chat_template
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> HFTokenizer:
+        """Reads a `tokenizer.json`; the special tokens and the chat template from the files beside it.
+
+        `tokenizer_config.json` names EOS, BOS and padding (EOS stands in for a missing padding); a
+        `chat_template.jinja`, as newer models have it, wins over the template there.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: a file cannot be parsed, or no end token is named.
+        """
+        path = Path(path)
+        _require(path, 'tokenizer')
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ValueError(f'{path} is not a tokenizer.json: {error}') from error
+        beside = path.with_name('tokenizer_config.json')
+        try:
+            config = json.loads(beside.read_text(encoding='utf-8')) if beside.exists() else {}
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{beside}:{error.lineno}: not JSON: {error.msg}') from error
+        eos = _special(tokenizer, config.get('eos_token'))
+        if eos is None:
+            raise ValueError(f'{beside} names no eos_token that {path.name} knows: without it no response can end')
+        pad = _special(tokenizer, config.get('pad_token'))
+        template = config.get('chat_template')
+        if isinstance(template, list):  # several, by name
+            template = {entry['name']: entry['template'] for entry in template}.get('default')
+        alone = path.with_name('chat_template.jinja')
+        if alone.exists():
+            template = alone.read_text(encoding='utf-8')
+        return cls(tokenizer, eos, eos if pad is None else pad, template, _special(tokenizer, config.get('bos_token')))
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode([int(i) for i in ids if 0 <= i < self.vocab_size], skip_special_tokens=True)
+
+    def piece(self, id: int) -> str:
+        return self._tokenizer.id_to_token(int(id)) or ''
+
+
+def _special(tokenizer: tokenizers.Tokenizer, entry: Any) -> int | None:
+    """The id of an entry of tokenizer_config.json: a string, or an object with the string as `content`."""
+    text = entry.get('content') if isinstance(entry, dict) else entry
+    return tokenizer.token_to_id(text) if isinstance(text, str) else None
+
+
+def _require(path: str | os.PathLike, what: str) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{what} {path} does not exist: give the path of a file')
+
+
+PRETOKENIZERS = {
+    # by llama.cpp's names; each cuts a text into the pieces within which BPE merges
+    'smollm': lambda: [
+        tokenizers.pre_tokenizers.Digits(individual_digits=True),
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ],
+}
+
+
+def bpe_tokenizer(
+    vocab: Sequence[str],
+    merges: Sequence[str],
+    special: Sequence[tuple[int, str]],
+    eos: int,
+    pad: int,
+    chat_template: str | None,
+    pretokenizer: str = 'smollm',
+    bos: int | None = None,
+) -> HFTokenizer:
+    """A byte-level BPE tokenizer from its parts, as a GGUF stores them.
+
+    Args:
+      vocab: written form of each id, bytes in GPT-2's letters.
+      merges: 'LEFT RIGHT', the most important first.
+      special: (id, text) of the tokens that are matched whole.
+      eos, pad, bos, chat_template: as in `HFTokenizer`.
+      pretokenizer: its llama.cpp name.
+
+    Raises:
+      ValueError: an unsupported pretokenizer; merges of tokens that the vocabulary lacks; a special token with
+        another id there.
+    """
+    if pretokenizer not in PRETOKENIZERS:
+        raise ValueError(
+            f'pretokenizer {pretokenizer!r} is not supported; supported: {", ".join(map(repr, PRETOKENIZERS))}'
+        )
+    pairs = [tuple(merge.split(' ', 1)) for merge in merges]
+    try:
+        model = tokenizers.models.BPE({text: i for i, text in enumerate(vocab)}, pairs)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ValueError(f'vocabulary and merges do not fit together: {error}') from error
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(PRETOKENIZERS[pretokenizer]())
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for _, text in special])
+    for id, text in special:
+        if (found := tokenizer.token_to_id(text)) != id:
+            raise ValueError(f'special token {text!r} has id {id}, but the vocabulary says {found}')
+    return HFTokenizer(tokenizer, eos, pad, chat_template, bos)

@@ -1,0 +1,70 @@
+"""One evaluation: sample k responses a question, grade them, summarise.
+
+`Measure` holds what an `Eval` needs at run time: its questions as tokens and its sampler. Samples depend on the seed and the
+question alone, so two evaluations of one policy agree, wherever in a run they are taken.
+
+Axes: Q questions, S samples (k).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from r1jax.config import Eval
+from r1jax.evals.metrics import summarise
+from r1jax.rewards.combine import score
+from r1jax.sample import Sampler, responses
+from r1jax.types import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """An evaluation, ready to run."""
+
+    cfg: Eval
+    problems: Sequence[Problem]
+    prompts: Sequence[Sequence[int]]  # tokens of each problem
+    sampler: Sampler
+    tokenizer: object
+
+    def __call__(self, params, temperature: float, limit: int) -> tuple[dict, list[dict]]:
+        """The EVAL object of summary.json, and a record for samples.jsonl a response. `limit` tokens a response at most."""
+        cfg, S = self.cfg, self.cfg.samples
+        rollout = self.sampler(params, [p.id for p in self.problems], self.prompts, 0, limit, temperature)
+        answers = responses(rollout, self.tokenizer)
+        problems = [p for p in self.problems for _ in range(S)]
+        reward, parts, valid = score(problems, answers, cfg.rewards)
+        shape = (len(self.problems), S)
+        correct = (parts['accuracy'] == 1.0) & valid
+        formatted = parts['format'] == 1.0 if 'format' in parts else np.ones(len(answers), bool)
+        result = summarise(
+            correct.reshape(shape),
+            np.array([cfg.answer(a.text) for a in answers], object).reshape(shape).tolist(),
+            np.array([a.tokens for a in answers]).reshape(shape),
+            formatted.reshape(shape),
+            np.array([a.finished for a in answers]).reshape(shape),
+            np.array([cfg.split(a) for a in answers], object).reshape(shape).tolist() if cfg.split else None,
+        )
+        if not valid.all():
+            result['grader_errors'] = int((~valid).sum())
+        return result, records(problems, answers, reward, parts)
+
+
+def records(problems, answers, reward, parts) -> list[dict]:
+    """Lines of samples.jsonl: a response with its question and every reward part."""
+    return [
+        {
+            'question': p.id,
+            'prompt': p.prompt,
+            'completion': a.text,
+            'answer': p.answer,
+            'tokens': a.tokens,
+            'finished': a.finished,
+            'reward': float(reward[i]),
+            'parts': {name: float(value[i]) for name, value in parts.items()},
+        }
+        for i, (p, a) in enumerate(zip(problems, answers, strict=True))
+    ]

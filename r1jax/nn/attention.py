@@ -1,0 +1,54 @@
+"""Attention as a pair: what was read, and how much weight was there to read.
+
+`attend` returns `(out, logsumexp)`, so that attention over a set of keys can be computed in parts and joined by `merge`:
+a prompt shared by G samples and each sample's own suffix are two calls and one merge.
+
+Axes: B rows, T queries, S keys, N query heads, K key/value heads, R = N/K, H head dim. Heads stand before tokens, so that the
+products are plain batched matmuls.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+_NONE = -1e30  # the logsumexp of no key at all; finite, so that differences of two stay defined
+
+
+def visible(segment: jax.Array, parent: jax.Array) -> jax.Array:
+    """bool[B,T,T]: which keys (last axis) a query sees: earlier ones of its segment, and all of its parent segment."""
+    t = jnp.arange(segment.shape[-1])
+    own = (segment[:, :, None] == segment[:, None, :]) & (t[:, None] >= t[None, :])
+    shared = (parent[:, :, None] == segment[:, None, :]) & (parent[:, :, None] >= 0)
+    return (own | shared) & (segment[:, :, None] >= 0)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
+    """softmax(q·kᵀ/√H)·v over the unmasked keys.
+
+    q [B,N,T,H]; k, v [B,K,S,H]; mask bool, broadcastable to [B,T,S].
+    Returns out f32[B,N,T,H] and logsumexp f32[B,N,T] of the scaled scores. A query without keys gives out 0.
+    """
+    B, N, T, H = q.shape
+    K = k.shape[1]
+    q = (q * H**-0.5).astype(dtype).reshape(B, K, N // K * T, H)
+    s = jnp.einsum('bkqh,bksh->bkqs', q, k.astype(dtype), preferred_element_type=jnp.float32)
+    s = s.reshape(B, N, T, -1)
+    mask = mask[:, None]
+    top = jax.lax.stop_gradient(jnp.max(s, -1, keepdims=True, where=mask, initial=_NONE))
+    e = jnp.where(mask, jnp.exp(jnp.where(mask, s - top, 0.0)), 0.0)
+    total = e.sum(-1, keepdims=True)
+    some = total > 0
+    safe = jnp.where(some, total, 1.0)
+    e = e.astype(dtype).reshape(B, K, N // K * T, -1)
+    out = jnp.einsum('bkqs,bksh->bkqh', e, v.astype(dtype), preferred_element_type=jnp.float32)
+    out = out.reshape(B, N, T, H) / safe
+    return out, jnp.where(some, top + jnp.log(safe), _NONE)[..., 0]
+
+
+def merge(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Joins attention over two disjoint sets of keys: (out [...,H], logsumexp [...]) each."""
+    (x, p), (y, q) = a, b
+    top = jnp.maximum(p, q)
+    u, w = jnp.exp(p - top), jnp.exp(q - top)
+    return (x * u[..., None] + y * w[..., None]) / (u + w)[..., None], top + jnp.log(u + w)

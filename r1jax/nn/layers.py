@@ -1,0 +1,39 @@
+"""The small parts of a block, as functions on arrays.
+
+Axes: B rows, T tokens, D width, N query heads, K key/value heads, H head dim, F hidden, V vocabulary.
+Norms run in float32; matmul inputs in the config's dtype, cast by `matmul` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def matmul(equation: str, x: jax.Array, w: jax.Array, dtype: str) -> jax.Array:
+    """einsum with inputs in `dtype`, accumulated and returned in float32."""
+    return jnp.einsum(equation, x.astype(dtype), w.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) · scale over the last axis (Zhang & Sennrich, arXiv 1910.07467)."""
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * scale
+
+
+def rotation(position: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [B,1,T,H/2] of RoPE's angles for positions i32[B,T] (Su et al., arXiv 2104.09864)."""
+    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle = position.astype(jnp.float32)[:, None, :, None] * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """RoPE on x [B,heads,T,H], pairing entry i with i + H/2 as Hugging Face checkpoints do (GGUF pairs neighbours)."""
+    a, b = jnp.split(x, 2, -1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def swiglu(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array, dtype: str) -> jax.Array:
+    """(silu(x·gate) ∘ x·up)·down (Shazeer, arXiv 2002.05202). x [B,T,D]; gate, up [D,F]; down [F,D]."""
+    h = jax.nn.silu(matmul('btd,df->btf', x, gate, dtype)) * matmul('btd,df->btf', x, up, dtype)
+    return matmul('btf,fd->btd', h, down, dtype)

@@ -1,0 +1,208 @@
+"""The decoder: tokens in, hidden states out.
+
+`forward` is a function of parameters; `Transformer` only declares them (the seam to flax: `describe` and `init_params` below).
+Layers are a tuple of stacks, each a dict of weights with a leading layer axis, scanned; `unstack` cuts them into stacks of one
+layer, which run without a scan: faster to decode, slower to compile.
+
+A full pass takes packed rows (`segment`, `parent`: see `r1jax.types.Batch`) and returns every layer's keys and values, which is
+what prefill needs and the compiler drops elsewhere. A decoding pass takes a `Cache` and one token a row.
+
+Axes: B rows, T tokens, D width, N query heads, K key/value heads, H head dim, F hidden, V vocabulary, L layers of a stack.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from r1jax.config import ModelConfig
+from r1jax.nn import layers
+from r1jax.nn.attention import attend, merge, visible
+from r1jax.nn.cache import KV, Cache
+from r1jax.sharding import constrain
+
+Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed']}
+
+
+def forward(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    position: jax.Array,
+    segment: jax.Array,
+    parent: jax.Array,
+    cache: Cache | None = None,
+) -> tuple[jax.Array, tuple[KV, ...] | Cache, dict]:
+    """Hidden states f32[B,T,D] after the final norm; logits are `hidden @ unembedding(params).T`.
+
+    tokens, position, segment, parent: i32[B,T]. Without a cache the second result is each stack's keys and values
+    [L,B,K,T,H]; with one (T = 1) it is the cache with this token appended. The third is `aux`, empty for dense models.
+    """
+    with jax.named_scope('embed'):
+        x = constrain(params['embed'][tokens], 'batch', 'length', None)
+    cos, sin = layers.rotation(position, cfg.head_dim, cfg.rope_theta)
+    mask = visible(segment, parent) if cache is None else None
+    kept = []
+    for i in range(stacks(params)):
+        old = None if cache is None else (cache.prefix[i], cache.suffix[i])
+
+        def layer(x, weights_and_old):
+            weights, old = weights_and_old
+            return _block(cfg, weights, x, cos, sin, mask, old, cache)
+
+        x, kv = _scan(_remat(layer, cfg.remat), x, (params[f'stack_{i}'], old))
+        kept.append(kv)
+    x = layers.rms_norm(x, params['norm'], cfg.norm_eps)
+    if cache is None:
+        return x, tuple(kept), {}
+    return x, dataclasses.replace(cache, suffix=tuple(kept), filled=cache.filled + 1), {}
+
+
+def _scan(layer, x, stack):
+    if jax.tree.leaves(stack)[0].shape[0] > 1:
+        return jax.lax.scan(layer, x, stack)
+    x, kv = layer(x, jax.tree.map(lambda a: a[0], stack))
+    return x, jax.tree.map(lambda a: a[None], kv)
+
+
+def _remat(layer, policy):
+    if policy == 'none':
+        return layer
+    saved = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}[policy]
+    return jax.checkpoint(layer, policy=saved, prevent_cse=False)
+
+
+def _block(cfg, w, x, cos, sin, mask, old, cache):
+    """One layer on x [B,T,D]: returns x and its keys and values."""
+    with jax.named_scope('attention'):
+        h = layers.rms_norm(x, w['attn_norm'], cfg.norm_eps)
+        q, k, v = (layers.matmul('btd,dnh->bnth', h, w[n], cfg.dtype) for n in 'qkv')
+        if cfg.qkv_bias:
+            q, k, v = (a + w[f'{n}_bias'][:, None] for n, a in zip('qkv', (q, k, v), strict=True))
+        if cfg.qk_norm:
+            q, k = (layers.rms_norm(a, w[f'{n}_norm'], cfg.norm_eps) for n, a in zip('qk', (q, k), strict=True))
+        q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
+        k, v = k.astype(cfg.dtype), v.astype(cfg.dtype)
+        if cache is None:
+            (out, _), kv = attend(q, k, v, mask, cfg.dtype), (k, v)
+        else:
+            out, kv = _attend_cached(cfg, q, k, v, old, cache)
+        x = x + layers.matmul('bnth,nhd->btd', out, w['o'], cfg.dtype)
+    with jax.named_scope('mlp'):
+        h = layers.rms_norm(x, w['mlp_norm'], cfg.norm_eps)
+        x = x + layers.swiglu(h, w['gate'], w['up'], w['down'], cfg.dtype)
+    return constrain(x, 'batch', 'length', None), kv
+
+
+def _attend_cached(cfg, q, k, v, old, cache):
+    """One new token a row: the question's prompt, shared by its G rows, merged with the row's own suffix."""
+    (pk, pv), (sk, sv) = old
+    B, N, _, H = q.shape
+    Q, _, P, _ = pk.shape
+    at = (0, 0, cache.filled, 0)
+    sk, sv = jax.lax.dynamic_update_slice(sk, k, at), jax.lax.dynamic_update_slice(sv, v, at)
+    grouped = q.reshape(Q, B // Q, N, H).swapaxes(1, 2)  # the G samples are G queries of one row
+    known = (jnp.arange(P) < cache.prefix_length[:, None])[:, None]
+    out, total = attend(grouped, pk, pv, known, cfg.dtype)
+    prompt = out.swapaxes(1, 2).reshape(B, N, 1, H), total.swapaxes(1, 2).reshape(B, N, 1)
+    filled = (jnp.arange(cache.read) <= cache.filled)[None, None]
+    own = attend(q, sk[:, :, : cache.read], sv[:, :, : cache.read], filled, cfg.dtype)
+    return merge(prompt, own)[0], (sk, sv)
+
+
+def stacks(params: Params) -> int:
+    """How many stacks a parameter tree has."""
+    return sum(name.startswith('stack_') for name in params)
+
+
+def unstack(params: Params) -> Params:
+    """The same model as stacks of one layer each."""
+    rest = {k: v for k, v in params.items() if not k.startswith('stack_')}
+    single = []
+    for i in range(stacks(params)):
+        stack = params[f'stack_{i}']
+        depth = jax.tree.leaves(stack)[0].shape[0]
+        single += [jax.tree.map(lambda a, j=j: a[j : j + 1], stack) for j in range(depth)]
+    return rest | {f'stack_{i}': s for i, s in enumerate(single)}
+
+
+def unembedding(params: Params) -> jax.Array:
+    """[V,D]; logits are hidden · unembeddingᵀ."""
+    return params.get('unembed', params['embed'])
+
+
+class Transformer(nn.Module):
+    """Declares the parameters and their logical axes. Linen's part in r1jax ends here: `forward` is plain functions."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> Params:
+        c = self.cfg
+        embed = nn.initializers.normal(0.02)
+        params = {
+            'embed': self.param('embed', _axes(embed, 'vocab', 'embed'), (c.vocab, c.width)),
+            'stack_0': _Stack(c, c.layers, name='stack_0')(),
+            'norm': self.param('norm', _axes(nn.initializers.ones, 'norm'), (c.width,)),
+        }
+        if not c.tied:
+            params['unembed'] = self.param('unembed', _axes(embed, 'vocab', 'embed'), (c.vocab, c.width))
+        return params
+
+
+class _Stack(nn.Module):
+    cfg: ModelConfig
+    depth: int
+
+    @nn.compact
+    def __call__(self) -> Params:
+        c = self.cfg
+        D, N, K, H, F = c.width, c.heads, c.kv_heads, c.head_dim, c.hidden
+        one, zero = nn.initializers.ones, nn.initializers.zeros
+
+        def normal(fan_in, residual=False):  # the two writes of a layer into the stream shrink with depth (GPT-2)
+            return nn.initializers.normal(fan_in**-0.5 * ((2 * c.layers) ** -0.5 if residual else 1.0))
+
+        table = {
+            'attn_norm': (one, ('norm',), (D,)),
+            'q': (normal(D), ('embed', 'heads', 'head_dim'), (D, N, H)),
+            'k': (normal(D), ('embed', 'kv_heads', 'head_dim'), (D, K, H)),
+            'v': (normal(D), ('embed', 'kv_heads', 'head_dim'), (D, K, H)),
+            'o': (normal(N * H, True), ('heads', 'head_dim', 'embed'), (N, H, D)),
+            'mlp_norm': (one, ('norm',), (D,)),
+            'gate': (normal(D), ('embed', 'hidden'), (D, F)),
+            'up': (normal(D), ('embed', 'hidden'), (D, F)),
+            'down': (normal(F, True), ('hidden', 'embed'), (F, D)),
+        }
+        if c.qkv_bias:
+            table |= {f'{n}_bias': (zero, (a, 'head_dim'), (h, H)) for n, a, h in _heads(N, K)}
+        if c.qk_norm:
+            table |= {f'{n}_norm': (one, ('head_dim',), (H,)) for n in 'qk'}
+        return {n: self.param(n, _axes(i, 'layers', *a), (self.depth, *s)) for n, (i, a, s) in table.items()}
+
+
+def _heads(N, K):
+    return ('q', 'heads', N), ('k', 'kv_heads', K), ('v', 'kv_heads', K)
+
+
+def _axes(init, *names):
+    return nn.with_logical_partitioning(init, names)
+
+
+def init_boxed(cfg: ModelConfig, key: jax.Array) -> Params:
+    """Random parameters, f32, each boxed with the names of its logical axes."""
+    return Transformer(cfg).init(key)['params']
+
+
+def unbox(tree: Any) -> Any:
+    """The tree without the boxes."""
+    return nn.meta.unbox(tree)
+
+
+def logical_axes(boxed: Any) -> Any:
+    """The tree of logical axis names (PartitionSpecs of names), empty for leaves without a box."""
+    return nn.get_partition_spec(boxed)

@@ -1,0 +1,72 @@
+"""The losses. Each takes log-probabilities, not models, and is `Σ weight · per_token`: what the weights add up to is decided in
+`r1jax.rl.batch`, so microbatches add and no loss depends on how a batch was cut.
+
+Axes: B rows, T tokens. Metrics stand beside the loss, so that the equation stays visible.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.types import Batch
+
+
+def nll(logp: jax.Array, batch: Batch) -> jax.Array:
+    """−Σ w·log π. logp f32[B,T]; returns f32[]."""
+    return -jnp.sum(batch.weight * logp)
+
+
+def grpo(
+    logp: jax.Array, batch: Batch, clip: tuple[float, float], beta: float, kl: str = 'k3', importance_cap: float = 0.0
+) -> jax.Array:
+    """−Σ w·( c·min(ρA, clip(ρ, 1−ε_low, 1+ε_high)A) − β·KL ) (DeepSeekMath eq. 3; R1 report eq. 1).
+
+    logp f32[B,T] under the policy being trained; ρ = π/π_old; w = batch.weight. KL is estimated against the reference at the
+    sampled tokens. c = min(π_old/π_sampler, importance_cap) corrects a sampler that differs from the trainer (truncated importance
+    weights); importance_cap 0 leaves it out. Returns f32[].
+    """
+    ratio = jnp.exp(logp - batch.old_logp)
+    clipped = jnp.clip(ratio, 1 - clip[0], 1 + clip[1])
+    gain = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
+    if importance_cap:
+        gain *= jnp.minimum(jnp.exp(batch.old_logp - batch.sampler_logp), importance_cap)
+    if beta:
+        gain -= beta * kl_estimate(logp, batch.ref_logp, kl)
+    return -jnp.sum(batch.weight * gain, where=batch.weight > 0)
+
+
+def kl_estimate(logp: jax.Array, ref_logp: jax.Array, kind: str) -> jax.Array:
+    """KL(π ‖ π_ref) from samples of π (Schulman, "Approximating KL divergence"), per token, nats.
+
+    With x = log π_ref − log π: k1 = −x (unbiased, but its gradient is zero in expectation), k2 = x²/2, and the paper's
+    k3 = eˣ − x − 1, written with expm1: eˣ − x − 1 goes below zero in float32.
+    """
+    x = ref_logp - logp
+    if kind == 'k1':
+        return -x
+    if kind == 'k2':
+        return x * x / 2
+    if kind == 'k3':
+        return jnp.expm1(x) - x
+    raise ValueError(f'unknown KL estimator {kind!r}: k1, k2 or k3')
+
+
+def grpo_metrics(logp: jax.Array, entropy: jax.Array, batch: Batch, clip: tuple[float, float]) -> tuple[dict, dict]:
+    """Sums and maxima over the trained tokens; sums divided by `tokens` are means."""
+    on = batch.weight > 0
+    ratio = jnp.exp(logp - batch.old_logp)
+    outside = jnp.where(batch.advantage > 0, ratio > 1 + clip[1], ratio < 1 - clip[0]) & (batch.advantage != 0)
+    gap = jnp.abs(batch.old_logp - batch.sampler_logp)
+
+    def total(x):
+        return jnp.sum(x, where=on, dtype=jnp.float32)
+
+    sums = {
+        'tokens': total(jnp.ones_like(logp)),
+        'policy/kl': total(kl_estimate(logp, batch.ref_logp, 'k3')),
+        'policy/entropy': total(entropy),
+        'policy/clip_fraction': total(outside),
+        'policy/sampler_gap_mean': total(gap),
+    }
+    return sums, {'policy/sampler_gap_max': jnp.max(gap, where=on, initial=0.0)}

@@ -1,0 +1,21 @@
+"""The process around jax: what has to be in the environment before jax is imported. Nothing here imports it.
+
+A value that the user has set is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+
+def configure() -> None:
+    """Keeps compiled programs between runs, and keeps the libraries' chatter out of the terminal."""
+    cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
+    defaults = {
+        'JAX_COMPILATION_CACHE_DIR': str(cache / 'r1jax' / 'xla'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+        'TF_CPP_MIN_LOG_LEVEL': '2',  # XLA's warnings; its errors stay
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,61 @@
+"""Where arrays live: a mesh, and rules from logical axis names to mesh axes.
+
+The model names its axes ('embed', 'heads', 'batch', …); this file alone says over which devices each is split. Rows are split over
+data × fsdp, weights over fsdp (their width) and tensor (heads, hidden, vocabulary). XLA inserts the collectives (GSPMD).
+
+`constrain` raises on a name it does not know: a misspelt axis would otherwise silently replicate an array.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from r1jax.config import MeshConfig
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    'batch': ('data', 'fsdp'),
+    'embed': 'fsdp',
+    'vocab': 'tensor',
+    'heads': 'tensor',
+    'kv_heads': 'tensor',
+    'hidden': 'tensor',
+    'head_dim': None,
+    'layers': None,
+    'length': None,
+    'micro': None,
+    'norm': None,
+}
+
+
+def make_mesh(cfg: MeshConfig) -> Mesh:
+    """Mesh of `cfg` over the first data·fsdp·tensor devices. ValueError if there are fewer."""
+    shape = (cfg.data, cfg.fsdp, cfg.tensor)
+    need, devices = int(np.prod(shape)), jax.devices()
+    if need > len(devices):
+        raise ValueError(f'mesh {cfg} needs {need} devices, {len(devices)} are here')
+    # Auto, not the default Explicit: under Explicit an fsdp + tensor model fails at the embedding gather.
+    return jax.make_mesh(shape, ('data', 'fsdp', 'tensor'), (AxisType.Auto,) * 3, devices=devices[:need])
+
+
+def spec(*axes: str | None) -> PartitionSpec:
+    """PartitionSpec of logical axes. ValueError on an unknown name."""
+    for a in axes:
+        if a is not None and a not in RULES:
+            raise ValueError(f'unknown logical axis {a!r}; known: {", ".join(RULES)}')
+    return PartitionSpec(*(None if a is None else RULES[a] for a in axes))
+
+
+def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    return NamedSharding(mesh, spec(*axes))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins `x` to the sharding of `axes`, one name a dimension; outside a mesh only the names are checked."""
+    p = spec(*axes)
+    if len(axes) != x.ndim:
+        raise ValueError(f'{len(axes)} axes {axes} for an array of shape {x.shape}')
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, p)

@@ -1,0 +1,110 @@
+"""Checkpoints: the only door to orbax.
+
+WORKDIR/checkpoints/STAGE/STEP holds the parameters, the optimizer, the reference parameters (if the loss needs any), a cursor (JSON:
+counters, data position, log lengths, evaluations done) and the rollout in flight, if one is. A stage that is over has a `done.json`
+beside its steps. Orbax writes to a temporary name and renames, so what has a step's name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from r1jax.types import TrainState
+
+DONE = 'done.json'
+
+
+class Checkpoints:
+    """The checkpoints of one stage. Saving runs in the background; `close` waits for it."""
+
+    def __init__(self, workdir: str, stage: str, keep: int = 2):
+        self.directory = stage_directory(workdir, stage)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, reference: Any, cursor: dict, flight: dict | None) -> None:
+        items = {
+            'params': ocp.args.StandardSave(state.params),
+            'optimizer': ocp.args.StandardSave({'step': state.step, 'opt_state': state.opt_state}),
+            'cursor': ocp.args.JsonSave(cursor | {'has_reference': reference is not None, 'has_flight': flight is not None}),
+        }
+        if reference is not None:
+            items['reference'] = ocp.args.StandardSave(reference)
+        if flight is not None:
+            items['flight'] = ocp.args.StandardSave({k: np.ascontiguousarray(v) for k, v in flight.items()})
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def cursor(self, step: int) -> dict:
+        return self._manager.restore(step, args=ocp.args.Composite(cursor=ocp.args.JsonRestore()))['cursor']
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, Any, dict, dict | None]:
+        """State, reference, cursor and rollout in flight. `like` holds ShapeDtypeStructs with shardings."""
+        cursor = self.cursor(step)
+        items = {
+            'params': ocp.args.StandardRestore(like.params),
+            'optimizer': ocp.args.StandardRestore({'step': like.step, 'opt_state': like.opt_state}),
+        }
+        if cursor['has_reference']:
+            items['reference'] = ocp.args.StandardRestore(like.params)
+        if cursor['has_flight']:
+            items['flight'] = ocp.args.StandardRestore()
+        got = self._manager.restore(step, args=ocp.args.Composite(**items))
+        state = TrainState(step=got['optimizer']['step'], params=got['params'], opt_state=got['optimizer']['opt_state'])
+        return state, got.get('reference'), cursor, got.get('flight')
+
+    def params(self, step: int, like: Any) -> Any:
+        """The parameters alone, placed as `like`: where a later stage starts."""
+        return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))['params']
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def stage_directory(workdir: str, stage: str) -> str:
+    return os.path.join(os.path.abspath(workdir), 'checkpoints', stage)
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs of a tree of arrays (or of such structs), with shardings."""
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
+
+
+def write_done(workdir: str, stage: str, record: dict) -> None:
+    """Marks a stage as over, with what a resumed run needs to know of it."""
+    path = os.path.join(stage_directory(workdir, stage), DONE)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + '.tmp', 'w', encoding='utf-8') as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + '.tmp', path)
+
+
+def read_done(workdir: str, stage: str) -> dict | None:
+    path = os.path.join(stage_directory(workdir, stage), DONE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding='utf-8') as file:
+        return json.load(file)
+
+
+def clear(workdir: str, stage: str) -> None:
+    """Forgets a stage."""
+    shutil.rmtree(stage_directory(workdir, stage), ignore_errors=True)

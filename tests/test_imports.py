@@ -1,0 +1,113 @@
+"""The house rules about imports, read from the sources: one door for each dependency, one direction, pure rooms."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted((ROOT / 'r1jax').rglob('*.py'))
+
+DOORS = {  # outside package -> the only file that imports it; jax and numpy are everywhere
+    'flax': 'nn/transformer.py',
+    'gguf': 'weights/gguf.py',
+    'grain': 'data/store.py',
+    'jinja2': 'data/tokenizer.py',
+    'optax': 'train/optim.py',
+    'orbax': 'train/checkpoint.py',
+    'reasoning_gym': 'data/datasets.py',
+    'rich': 'train/live.py',
+    'sentencepiece': 'data/tokenizer.py',
+    'tensorboardX': 'train/log.py',
+    'tensorflow_datasets': 'data/datasets.py',
+    'tokenizers': 'data/tokenizer.py',
+    'tyro': 'cli.py',
+}
+
+_NN = {'types', 'config', 'sharding'}
+_TOP = {'settings', 'checks', 'record', 'workdir'}
+ROOMS = {  # room -> rooms it may import from, besides itself
+    'types': set(),
+    'config': {'types'},
+    'sharding': {'types', 'config'},
+    'nn': _NN,
+    'rl': {*_NN, 'nn'},
+    'sample': {*_NN, 'nn'},
+    'data': {'types'},
+    'weights': {'types', 'config', 'data'},
+    'rewards': {'types', 'config', 'data'},  # never nn: a reward model's scoring function is passed in
+    'evals': {*_NN, 'sample', 'rewards'},
+    'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'evals', 'report'},
+    'report': {'train.log'},  # the names of a workdir's files, and nothing that would start jax
+    'settings': {'config'},
+    'checks': {'config', 'settings'},
+    'record': {'settings'},
+    'workdir': {'config', 'settings', 'record'},
+    'runtime': set(),
+    'cli': {'__init__', 'runtime', 'settings', 'train', 'report'},
+    '__main__': {'cli'},
+    '__init__': set(),
+}
+
+PURE = [f for f in FILES if f.parent.name in ('nn', 'rl', 'sample') or f.match('train/step.py')]
+_WORLD = {'os', 'pathlib', 'shutil', 'subprocess', 'sys', 'time', 'random', 'tempfile', 'logging', 'urllib', 'socket'}
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Dotted names of the modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f'{path}: imports are absolute'
+            for alias in node.names:  # `from r1jax.train import log` imports r1jax.train.log
+                inner = ROOT / node.module.replace('.', '/') / alias.name
+                is_module = inner.is_dir() or inner.with_suffix('.py').is_file()
+                found.add(f'{node.module}.{alias.name}' if is_module else node.module)
+    return found
+
+
+def inside(path: pathlib.Path) -> str:
+    return path.relative_to(ROOT / 'r1jax').as_posix()
+
+
+def test_each_dependency_has_one_door():
+    doors: dict[str, set[str]] = {}
+    for path in FILES:
+        for package in {name.partition('.')[0] for name in imports(path)} - {'r1jax', 'jax', 'numpy'}:
+            if package not in sys.stdlib_module_names:
+                doors.setdefault(package, set()).add(inside(path))
+    assert doors == {package: {door} for package, door in DOORS.items()}
+
+
+def test_torch_is_for_reference_tests_only():
+    for path in [*FILES, *(ROOT / 'experiments').glob('*.py')]:
+        assert not {'torch', 'transformers', 'tensorflow'} & {name.partition('.')[0] for name in imports(path)}, path
+
+
+@pytest.mark.parametrize('path', FILES, ids=inside)
+def test_imports_flow_one_way(path):
+    room = path.relative_to(ROOT / 'r1jax').parts[0].removesuffix('.py')
+    for name in imports(path):
+        if name == 'r1jax' or name.startswith('r1jax.'):
+            module = name.removeprefix('r1jax').removeprefix('.') or '__init__'
+            allowed = {module, module.partition('.')[0]} & {*ROOMS[room], room}
+            assert allowed, f'{inside(path)} imports {name}, but {room} may import from {sorted(ROOMS[room])}'
+
+
+@pytest.mark.parametrize('path', PURE, ids=inside)
+def test_pure_rooms_do_not_touch_the_world(path):
+    assert not {name.partition('.')[0] for name in imports(path)} & _WORLD
+    calls = [node.func.id for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]  # fmt: skip
+    assert not {'print', 'open', 'input'} & set(calls)
+
+
+def test_the_command_line_starts_without_jax():
+    heavy = ['jax', 'flax', 'optax', 'orbax', 'tensorflow_datasets', 'grain', 'numpy', 'rich']
+    code = f'import sys, r1jax.cli; print(*[m for m in {heavy} if m in sys.modules])'
+    loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.split() == []

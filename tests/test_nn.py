@@ -1,0 +1,106 @@
+"""The model: cached decoding equals the full pass, masks mean what they say, parameters carry their axes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import MODEL, full_logits, params_of
+
+from r1jax.nn.attention import attend, merge, visible
+from r1jax.nn.cache import with_suffix
+from r1jax.nn.transformer import forward, init_boxed, logical_axes, stacks, unembedding, unstack
+
+
+@pytest.mark.parametrize(
+    'change', [{}, {'tied': False}, {'qkv_bias': True}, {'qk_norm': True}, {'kv_heads': 4}, {'rope_theta': 50.0}], ids=str
+)
+def test_cached_decoding_equals_the_full_forward(change):
+    cfg = dataclasses.replace(MODEL, **change)
+    params, rng = params_of(cfg), np.random.default_rng(0)
+    Q, G, P, N = 2, 3, 6, 5
+    length = np.array([6, 3])
+    prompt = rng.integers(0, cfg.vocab, (Q, P))
+    response = rng.integers(0, cfg.vocab, (Q * G, N))
+
+    place = jnp.broadcast_to(jnp.arange(P), (Q, P))
+    segment = jnp.where(place < length[:, None], 0, -1)
+    _, prefix, _ = forward(cfg, params, jnp.array(prompt), place, segment, jnp.full((Q, P), -1))
+    single = unstack(params)
+    assert stacks(single) == cfg.layers
+    prefix = tuple(tuple(a[i : i + 1] for a in kv) for kv in prefix for i in range(cfg.layers))
+    cache = with_suffix(prefix, jnp.array(length), G, N)
+    start = np.repeat(length, G)
+    zero = jnp.zeros((Q * G, 1), jnp.int32)
+    step = jax.jit(lambda tok, pos, cache: forward(cfg, single, tok, pos, zero, zero - 1, cache))
+    got = []
+    for t in range(N):
+        hidden, cache, _ = step(jnp.array(response[:, t : t + 1]), jnp.array(start + t)[:, None], cache)
+        got.append(hidden[:, 0] @ unembedding(params).T)
+    for b in range(Q * G):
+        row = np.concatenate([prompt[b // G, : length[b // G]], response[b]])[None]
+        want = full_logits(cfg, params, jnp.array(row))[0, -N:]
+        np.testing.assert_allclose(jnp.stack([g[b] for g in got]), want, atol=2e-5)
+
+
+def test_every_option_of_the_model_changes_its_output():
+    rows = jnp.arange(24).reshape(2, 12) % MODEL.vocab
+
+    def out(**change):
+        cfg = dataclasses.replace(MODEL, **change)
+        return full_logits(cfg, params_of(cfg), rows)
+
+    base = out()
+    for change in ({'tied': False}, {'qkv_bias': True}, {'qk_norm': True}, {'rope_theta': 50.0}, {'norm_eps': 0.1}):
+        assert jnp.abs(out(**change) - base).max() > 1e-3, change
+    low = out(dtype='bfloat16')
+    assert 0 < jnp.abs(low - base).max() < 0.05 * jnp.abs(base).max()
+    for remat in ('full', 'dots'):
+        np.testing.assert_array_equal(out(remat=remat), base)  # remat changes the backward pass alone
+
+
+@pytest.mark.parametrize('remat', ['dots', 'full'])
+def test_rematerialisation_keeps_the_gradient_and_recomputes(remat):
+    rows, params = jnp.arange(24).reshape(2, 12) % MODEL.vocab, params_of()
+
+    def grad(remat):
+        cfg = dataclasses.replace(MODEL, remat=remat)
+        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(full_logits(cfg, p, rows))))).lower(params)
+
+    none, some = grad('none').compile(), grad(remat).compile()
+    for a, b in zip(jax.tree.leaves(none(params)), jax.tree.leaves(some(params)), strict=True):
+        assert jnp.linalg.norm(a - b) <= 1e-5 * jnp.linalg.norm(a)
+    assert some.memory_analysis().temp_size_in_bytes < none.memory_analysis().temp_size_in_bytes
+
+
+def test_visible_sees_own_past_and_parent():
+    segment = jnp.array([[0, 0, 1, 1, 2, 3, -1]])
+    parent = jnp.array([[-1, -1, 0, 0, 0, -1, -1]])
+    want = np.zeros((7, 7), bool)
+    for q, keys in enumerate([(0,), (0, 1), (0, 1, 2), (0, 1, 2, 3), (0, 1, 4), (5,), ()]):
+        want[q, list(keys)] = True
+    np.testing.assert_array_equal(visible(segment, parent)[0], want)
+
+
+def test_attention_in_parts_merges_to_the_whole():
+    rng = np.random.default_rng(0)
+    q = jnp.array(rng.normal(size=(2, 4, 3, 8)), jnp.float32)
+    k, v = (jnp.array(rng.normal(size=(2, 2, 10, 8)), jnp.float32) for _ in 'kv')
+    mask = jnp.array(rng.random((2, 3, 10)) < 0.6).at[:, :, 4:].set(False).at[1, 0].set(False)  # a part, and a row, without keys
+    whole, total = attend(q, k, v, mask, 'float32')
+    cut = [attend(q, k[:, :, s], v[:, :, s], mask[:, :, s], 'float32') for s in (slice(0, 4), slice(4, 10))]
+    out, lse = merge(*cut)
+    np.testing.assert_allclose(out, whole, atol=1e-6)
+    some = mask.any(-1)[:, None].repeat(4, 1)
+    np.testing.assert_allclose(lse[some], total[some], atol=1e-6)
+    np.testing.assert_array_equal(whole[1, :, 0], 0)  # a fully masked query has a defined answer …
+    grads = jax.grad(lambda k: attend(q, k, v, mask, 'float32')[0].sum())(k)
+    assert jnp.isfinite(grads).all()  # … and a defined gradient
+
+
+def test_every_parameter_names_its_axes():
+    boxed = jax.eval_shape(lambda: init_boxed(dataclasses.replace(MODEL, tied=False, qkv_bias=True, qk_norm=True), jax.random.key(0)))
+    axes = jax.tree.leaves(logical_axes(boxed), is_leaf=lambda p: isinstance(p, jax.sharding.PartitionSpec))
+    shapes = jax.tree.leaves(boxed)
+    assert len(axes) == len(shapes) and all(len(a) == s.ndim for a, s in zip(axes, shapes, strict=True))

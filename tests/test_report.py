@@ -1,0 +1,411 @@
+"""The report of an invented run: whole, partial, hostile and large workdirs.
+
+To look at it: `python tests/test_report.py DIR` makes the invented workdir with its report in DIR.
+"""
+
+import html.parser
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from r1jax import report
+from r1jax.evals.metrics import summarise
+from r1jax.report import chart, findings, samples
+from r1jax.report.page import number, span, text
+from r1jax.train.log import Log, write_summary
+
+TEMPLATE = (
+    'A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant '
+    'first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning '
+    'process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> '
+    'reasoning process here </think> <answer> answer here </answer>. User: {}. Assistant:'
+)
+
+
+def evaluation(rng, right, worked, tokens, questions=100, count=16, gain=0.0):
+    """EVAL of invented answers: accuracy and tokens of (worked, direct) ones, and the share of worked ones."""
+    hard = rng.beta(5, 5, (questions, 1)) - 0.5
+    long = rng.random((questions, count)) < worked
+    correct = rng.random((questions, count)) < np.where(long, right[0], right[1]) + 0.3 * hard * (1 - gain)
+    answers = [['7' if c else str(rng.integers(10)) for c in row] for row in correct]
+    length = np.where(long, tokens[0], tokens[1]) + rng.integers(-3, 4, long.shape)
+    formatted = rng.random(long.shape) < 0.88 + 0.11 * gain
+    modes = [['worked' if w else 'direct' for w in row] for row in long]
+    return summarise(correct, answers, length, formatted, rng.random(long.shape) < 0.99, modes)
+
+
+def completions(rng, right, worked, when, step=None):
+    for question in range(4):
+        digits = rng.integers(1, 10, 6)
+        total, steps = 0, []
+        for digit in digits:
+            total = (total + int(digit)) % 10
+            steps.append(f'+{digit}={total}')
+        for sample in range(2):
+            ok, long = rng.random() < right, rng.random() < worked
+            answer = total if ok else (total + 3) % 10
+            think = ' '.join(steps) + ('' if sample else f'\nwait, check: {total}. ok') if long else ''
+            yield {
+                'question': question,
+                'prompt': TEMPLATE.format('+'.join(map(str, digits)) + ' mod 10'),
+                'completion': f'<think>{think}</think> <answer>{answer}</answer>',
+                'answer': str(total),
+                'tokens': 40 if long else 9,
+                'finished': True,
+                'reward': 2.0 if ok else 1.0,
+                'parts': {'accuracy': float(ok), 'format': 1.0},
+                'when': when,
+                'eval': 'held_out',
+            }
+
+
+def invent(workdir, base_steps=1200, zero_steps=60, finished=True):
+    """A workdir as tiny_zero leaves it: pretraining, then R1-Zero that finds thinking."""
+    rng = np.random.default_rng(0)
+    os.makedirs(workdir, exist_ok=True)
+    before = evaluation(rng, (0.68, 0.14), 0.3, (36, 8))
+    after = evaluation(rng, (0.94, 0.2), 0.99, (38, 9), gain=1.0)
+    with Log(workdir) as log:
+        for step in range(1, base_steps + 1):
+            loss = 0.62 + 2.4 * math.exp(-step / 90) + 0.03 * rng.standard_normal()
+            rate = 2e-3 * min(1, step / 50) * (0.55 + 0.45 * math.cos(math.pi * step / base_steps))
+            values = {
+                'loss': loss,
+                'grad_norm': 0.4 + rng.gamma(2, 0.1),
+                'learning_rate': rate,
+                'tokens': 3400 + rng.integers(200),
+            }
+            log.metrics('base', step, 0.09 * step, values | {'tokens_per_second': 36000 + 900 * rng.standard_normal()})
+        log.samples('zero', 0, list(completions(np.random.default_rng(5), 0.3, 0.3, 'before')))
+        for step in range(1, (zero_steps if finished else zero_steps // 3) + 1):
+            p = 1 / (1 + math.exp(-(step / zero_steps - 0.35) * 9))
+            accuracy = float(np.clip(0.3 + 0.64 * p + 0.025 * rng.standard_normal(), 0, 1))
+            shaped = float(np.clip(0.89 + 0.1 * p + 0.01 * rng.standard_normal(), 0, 1))
+            values = {
+                'reward/mean': accuracy + shaped,
+                'reward/std': 0.25 + math.sqrt(accuracy * (1 - accuracy)),
+                'reward/accuracy': accuracy,
+                'reward/format': shaped,
+                'rollout/tokens': 16 + 22 * p + 0.5 * rng.standard_normal(),
+                'rollout/truncated': 0.02 * (1 - p) + 0.002 * rng.random(),
+                'rollout/groups_kept': 1 - round(9 * p) / 16,
+                'policy/kl': 0.12 * p + 0.003 * rng.random(),
+                'policy/entropy': 0.5 - 0.3 * p + 0.01 * rng.standard_normal(),
+                'policy/clip_fraction': 0.002 + 0.004 * rng.random(),
+                'policy/sampler_gap_max': 10 ** rng.uniform(-5.8, -5.2),
+                'policy/sampler_gap_mean': 10 ** rng.uniform(-7.3, -7.0),
+                'policy/skipped': int(step == 17),
+                'loss': math.nan if step == 17 else 0.02 * rng.standard_normal(),
+                'grad_norm': 0.5 + rng.gamma(2, 0.15),
+                'learning_rate': 3e-4,
+                'tokens_per_second': 5200 + 900 * p + 120 * rng.standard_normal(),
+                'time/sample': 1.4 + p,
+                'time/score': 0.02,
+                'time/train': 1.1 + p,
+            }
+            if step % 20 == 0:
+                share = evaluation(rng, (0.68 + 0.26 * p, 0.15), 0.3 + 0.69 * p, (37, 8), questions=50, gain=p)
+                keys = ('pass@1', 'pass@1_ci', 'response_tokens', 'format')
+                values |= {f'eval/held_out/{key}': share[key] for key in keys}
+            log.metrics('zero', step, 3.1 * step, values)
+            log.samples('zero', step, list(completions(rng, accuracy, 0.3 + 0.7 * p, 'rollout')))
+        if finished:
+            log.samples('zero', zero_steps, list(completions(np.random.default_rng(5), 0.97, 1.0, 'after')))
+    capped = {'capped_at': 17}
+    others = {
+        'one_term_longer': (
+            evaluation(rng, (0.5, 0.12), 0.3, (42, 8)),
+            evaluation(rng, (0.83, 0.1), 0.98, (44, 9), gain=0.8),
+        ),
+        'capped': (
+            evaluation(rng, (0.3, 0.14), 0.3, (16, 8)) | capped,
+            evaluation(rng, (0.2, 0.14), 0.9, (16, 9)) | capped,
+        ),
+    }
+    results = {'held_out': (before, after), **others}
+    evals = {name: {'before': b} | ({'after': a} if finished else {}) for name, (b, a) in results.items()}
+    zero = {'steps': zero_steps, 'seconds': 3.1 * zero_steps} if finished else {}
+    stages = {
+        'base': {'steps': base_steps, 'seconds': 0.09 * base_steps},
+        'zero': {**zero, **evals['held_out'], 'evals': evals},
+    }
+    write_summary(workdir, {'recipe': 'tiny_zero', 'seed': 0, 'stages': stages})
+    optim = {'learning_rate': 3e-4, 'clip_norm': 1.0}
+    recipe = {
+        'name': 'tiny_zero',
+        'seed': 0,
+        'stages': [
+            {'name': 'base', 'steps': base_steps, 'start': 'init', 'source': {'batch': 64}, 'loss': {}, 'optim': optim},
+            {
+                'name': 'zero',
+                'steps': zero_steps,
+                'start': 'base',
+                'source': {
+                    'problems': {},
+                    'questions': 16,
+                    'samples': 16,
+                    'sample': {'max_tokens': 64, 'temperature': 1.0},
+                },
+                'loss': {'clip_low': 0.2, 'clip_high': 0.2, 'beta': 0.001, 'normalise': 'grpo'},
+                'optim': optim,
+            },
+        ],
+    }
+    config = {
+        'recipe': recipe,
+        'command': ['r1jax', 'run', 'experiments/tiny_zero.py', '--workdir', 'runs/tiny_zero'],
+        'git_commit': '0123abc',
+        'versions': {'python': '3.11.2', 'jax': '0.10.2', 'flax': '0.12.8'},
+    }
+    with open(os.path.join(workdir, 'config.json'), 'w') as file:
+        json.dump(config, file)
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that every tag is closed, and keeps what a test asks for."""
+
+    VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'polygon', 'path', 'rect', 'input'}
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], [], [], []
+        self.feed(source)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ('script', 'style'):
+            self.words.append(data)
+
+    @property
+    def said(self):
+        return re.sub(r'\s+', ' ', ''.join(self.words))
+
+
+def written(workdir):
+    with open(report.write(str(workdir)), encoding='utf-8') as file:
+        return file.read()
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp('run')
+    invent(str(path))
+    return path
+
+
+@pytest.fixture(scope='module')
+def page(workdir):
+    return Page(written(workdir))
+
+
+def test_one_file_that_asks_for_nothing_outside(workdir):
+    source = written(workdir)
+    assert not re.search(r'(src|href)="(?!#)', source)
+    assert '://' not in source and '@import' not in source and 'url(' not in source
+    assert "default-src 'none'" in source
+    assert str(workdir) not in source
+
+
+def test_verdict_gives_before_and_after_in_words(page):
+    assert 'zero from base better' in page.said
+    assert re.search(r'On held_out, pass@1 rose by 6\d\.\d points; the 95 % intervals do not overlap', page.said)
+    assert re.search(r'majority, cons@16[\d.]+ → [\d.]+ %', page.said)
+    assert 'base · 1,200 steps in 1 min 48 s; loss 3.0' in page.said
+    assert 'finished' in page.said and 'seed 0' in page.said
+
+
+def test_says_whether_thinking_pays(page):
+    assert re.search(
+        r'Yes\. Before zero, worked answers were right 6\d\.\d % \[[\d., ]+\] of the time, direct answers 1', page.said
+    )
+    assert 'it did not only switch to its longer mode' in page.said
+
+
+def test_curves_have_intervals_evaluations_and_values(page):
+    drawn = {
+        data['lines'][0]['name']: data for data in (json.loads(v) for k, v in page.attributes if k == 'data-chart')
+    }
+    assert {'Reward', 'Accuracy', 'Response length', 'Format', 'KL', 'Entropy', 'Loss', 'time/train'} <= drawn.keys()
+    accuracy = drawn['Accuracy']
+    assert len(accuracy['lines'][0]['x']) == 60
+    line = accuracy['lines'][0]
+    assert all(low <= mean <= high for low, mean, high in zip(line['low'], line['mean'], line['high'], strict=True))
+    marks = [(mark['name'], mark['x']) for mark in accuracy['marks'] if mark['name'] == 'held_out']
+    assert marks == [('held_out', x) for x in (0, 20, 40, 60)]
+    assert all(mark['low'] < mark['y'] < mark['high'] for mark in accuracy['marks'])
+    assert all(np.isfinite(drawn['Loss']['lines'][0]['y'])) and 17 not in drawn['Loss']['lines'][0]['x']
+    assert '1 skipped' in page.said
+
+
+def test_samples_show_the_same_questions_on_both_sides(page):
+    assert page.said.count('question 0 · expected') == 1
+    assert '<answer>' in page.said and 'evaluation held_out; the first that were logged' in page.said
+
+
+def test_config_command_and_versions_are_in_it(page):
+    for words in (
+        'r1jax run experiments/tiny_zero.py',
+        '0123abc',
+        'versions.jax',
+        '16 questions × 16 samples',
+        '"clip_low": 0.2',
+    ):
+        assert words in page.said
+
+
+def test_evaluation_table_has_every_evaluation(page):
+    assert 'zero · 100 questions × 16at most 17 tokens' in page.said
+    for name in ('held_out', 'one_term_longer', 'capped'):
+        assert f'{name}zero · 100 questions × 16' in page.said
+
+
+@pytest.mark.parametrize('missing', ['config.json', 'metrics.jsonl', 'samples.jsonl', 'summary.json'])
+@pytest.mark.parametrize('how', ['missing', 'empty', 'torn'])
+def test_any_file_may_be_missing_empty_or_torn(workdir, tmp_path, missing, how):
+    shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / missing
+    if how == 'missing':
+        path.unlink()
+    else:
+        path.write_text('' if how == 'empty' else path.read_text()[:-20])
+    said = Page(written(tmp_path)).said
+    assert 'zero' in said
+
+
+def test_an_empty_workdir_and_none(tmp_path):
+    assert 'no results yet' in Page(written(tmp_path)).said
+    with pytest.raises(FileNotFoundError, match='no workdir at'):
+        report.write(str(tmp_path / 'nowhere'))
+
+
+def test_a_half_finished_run(tmp_path):
+    invent(str(tmp_path), base_steps=30, finished=False)
+    said = Page(written(tmp_path)).said
+    assert 'not finished' in said and 'step 20 of 60' in said
+    assert 'Measured on held_out before the stage only' in said
+    assert 'Not there yet' in said and 'Yes. Before zero' in said
+
+
+def test_what_a_model_writes_stays_text(tmp_path):
+    evil = '</pre><script>alert(1)</script><img src=x onerror="alert(2)">\x00\x1b[31m \ud800 <think>a</think>'
+    record = {
+        'question': evil,
+        'prompt': evil,
+        'completion': evil,
+        'answer': evil,
+        'reward': 1,
+        'parts': {evil: 1.0},
+        'when': 'before',
+    }
+    with Log(str(tmp_path)) as log:
+        log.samples('zero', 1, [record | {'eval': evil}])
+        log.metrics('zero', 1, 1.0, {'eval/<b>/pass@1': 0.5, 'reward/accuracy': 0.5, '<script>': 1.0})
+    config = {'recipe': {'name': evil, 'stages': []}, 'command': evil}
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    page = Page(written(tmp_path))
+    assert page.tags.count('script') == 1 and 'img' not in page.tags
+    assert not any(name.startswith('on') for name, _ in page.attributes)
+    assert 'alert(2)' in page.said and '\x00' not in page.said
+
+
+def test_rollouts_stand_in_where_no_evaluation_logged_samples(tmp_path):
+    with Log(str(tmp_path)) as log:
+        for step in (1, 2, 3):
+            records = [
+                {'question': q, 'prompt': f'Q: {q}', 'completion': f'step {step}', 'when': 'rollout'} for q in (step, 9)
+            ]
+            log.samples('zero', step, records)
+    what, before, after = samples.read(str(tmp_path))['zero']
+    assert what == 'rollouts of step 1 and 3'
+    assert [r['completion'] for r in before] == ['step 1'] * 2 and [r['completion'] for r in after] == ['step 3'] * 2
+    said = Page(written(tmp_path)).said
+    assert 'question 9' in said and 'question 3' not in said  # question 9 was asked on both sides
+
+
+def test_ten_thousand_steps_take_no_time_and_keep_their_spikes(tmp_path):
+    rng = np.random.default_rng(0)
+    with open(tmp_path / 'metrics.jsonl', 'w') as file:
+        for step in range(1, 10_001):
+            values = {
+                path: rng.random()
+                for path in ('reward/mean', 'reward/std', 'reward/accuracy', 'policy/kl', 'loss', 'grad_norm')
+            }
+            values['grad_norm'] = 99.0 if step == 4321 else values['grad_norm']
+            file.write(json.dumps({'stage': 'zero', 'step': step, 'seconds': step, **values}) + '\n')
+    start = time.process_time()
+    source = written(tmp_path)
+    assert time.process_time() - start < 2  # 0.3 s on an idle core
+    assert len(source) < 1e6
+    data = [json.loads(v) for k, v in Page(source).attributes if k == 'data-chart']
+    (norm,) = [d['lines'][0] for d in data if d['lines'][0]['name'] == 'Gradient norm']
+    assert len(norm['x']) <= 402 and 99.0 in norm['y']
+
+
+def test_thinking_that_does_not_pay_is_a_warning(tmp_path):
+    rng = np.random.default_rng(0)
+    base = evaluation(rng, (0.1, 0.4), 0.3, (36, 8))
+    write_summary(str(tmp_path), {'stages': {'zero': {'steps': 5, 'seconds': 1, 'before': base, 'after': base}}})
+    said = Page(written(tmp_path)).said
+    assert 'Warning: no. Before zero, worked answers' in said and 'shorter' in said
+    assert 'the 95 % intervals overlap: unsure' in said
+
+
+def test_apart():
+    assert findings.apart([0.1, 0.2], [0.3, 0.4]) and findings.apart([0.3, 0.4], [0.1, 0.2])
+    assert not findings.apart([0.1, 0.3], [0.3, 0.4]) and not findings.apart(None, [0.3, 0.4])
+
+
+@pytest.mark.parametrize(
+    'value, expected',
+    [
+        ('<think>a</think>b', '<T>&lt;think&gt;</T><D>a</D><T>&lt;/think&gt;</T>b'),
+        ('a</think>b', '<D>a</D><T>&lt;/think&gt;</T>b'),  # the template opened it
+        ('x<think>a', 'x<T>&lt;think&gt;</T><D>a</D>'),  # cut off
+        ('2 < 3 & <b>', '2 &lt; 3 &amp; <T>&lt;b&gt;</T>'),
+    ],
+)
+def test_completion_dims_thinking(value, expected):
+    shown = samples.completion(value)
+    for name, mark in (('think', 'D'), ('tag', 'T')):
+        shown = re.sub(rf'<span class="{name}">(.*?)</span>', rf'<{mark}>\1</{mark}>', shown)
+    assert shown == expected
+
+
+def test_ticks_are_round_and_inside():
+    assert chart.ticks(0, 1, 5) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert chart.ticks(0.31, 1.93, 5) == [0.5, 1.0, 1.5]
+    for low, high in [(0, 1e-7), (-3, 5), (1e6, 1e6 + 1), (0, 12345)]:
+        found = chart.ticks(low, high, 5)
+        assert 2 <= len(found) <= 9 and low <= found[0] and found[-1] <= high
+
+
+def test_numbers_and_times():
+    assert [number(v) for v in (1234, 0.01234, 3e-6, 0, None, math.inf)] == ['1,234', '0.0123', '3e-6', '0', '–', '–']
+    assert [number(v, percent=True) for v in (0.934, 0.0012, 1, 0)] == ['93.4 %', '0.12 %', '100.0 %', '0.0 %']
+    assert [span(s) for s in (48, 365, 12000, None)] == ['48 s', '6 min 5 s', '3 h 20 min', '–']
+    assert text('<a "b">\x07') == '&lt;a &quot;b&quot;&gt;␇'
+
+
+if __name__ == '__main__':
+    invent(sys.argv[1])
+    print(report.write(sys.argv[1]))

@@ -1,0 +1,154 @@
+"""The sampler: its log-probabilities are the model's, its draws follow the distribution, and a row depends on its key alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from tiny import MODEL, params_of, row_logprobs
+
+from r1jax.sample import Decode, Prompts, Sampler, sample, sample_keys
+from r1jax.sample.draw import draw, nucleus, search
+
+DECODE = Decode(MODEL, max_tokens=12, stop=(1, 2), pad=0)
+Q, G, P = 3, 4, 6
+LENGTH = np.array([6, 3, 4], np.int32)
+PROMPTS = np.random.default_rng(0).integers(3, 61, (Q, P)).astype(np.int32)
+
+
+@pytest.fixture(scope='module')
+def params():
+    return params_of(scale=0.15)
+
+
+def rollout(params, decode=DECODE, order=(0, 1, 2), limit=12, temperature=1.0, seed=0, number=0):
+    order = np.array(order)
+    question = np.repeat(10 + order, G)
+    keys = sample_keys(seed, number, question, np.tile(np.arange(G), len(order)))
+    limits = np.broadcast_to(np.int32(limit), question.shape)
+    prompts = Prompts(PROMPTS[order], LENGTH[order], 10 + order)
+    return jax.tree.map(np.asarray, sample(params, prompts, keys, limits, decode, np.float32(temperature)))
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.7, 0.0])
+def test_logprobs_are_those_of_the_full_pass(params, temperature):
+    r = rollout(params, temperature=temperature)
+    assert r.sampled.sum(-1).max() == 12 and r.finished.any()
+    for b in range(Q * G):
+        on = r.sampled[b]
+        prompt, response = r.tokens[b, : np.argmax(on)], r.tokens[b][on]
+        np.testing.assert_array_equal(prompt, PROMPTS[b // G, : LENGTH[b // G]])
+        want = row_logprobs(MODEL, params, prompt, response, temperature or 1.0)
+        np.testing.assert_allclose(r.logp[b][on], want, atol=1e-4)
+        assert (r.logp[b][~on] == 0).all()
+        stops = np.isin(response, DECODE.stop)
+        assert not stops[:-1].any() and stops[-1] == r.finished[b]
+        assert (r.tokens[b, np.argmax(on) + on.sum() :] == 0).all()
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(params):
+    a, b = rollout(params), rollout(params, order=(2, 0, 1))
+    for q, slot in ((0, 1), (1, 2), (2, 0)):
+        np.testing.assert_array_equal(a.tokens[q * G : q * G + G], b.tokens[slot * G : slot * G + G])
+        np.testing.assert_array_equal(a.logp[q * G : q * G + G], b.logp[slot * G : slot * G + G])
+
+
+def test_seed_rollout_question_and_sample_all_change_the_draws(params):
+    base = rollout(params)
+    assert (rollout(params).tokens == base.tokens).all()
+    assert (rollout(params, seed=1).tokens != base.tokens).any()
+    assert (rollout(params, number=1).tokens != base.tokens).any()
+    twins = rollout(params, order=(0, 0, 0))
+    assert (twins.tokens[0] != twins.tokens[1]).any()  # two samples of one question
+    keys = sample_keys(0, 0, np.array([1, 2, 1, 2]), np.array([1, 1, 2, 2]))
+    assert len({tuple(k) for k in np.asarray(jax.random.key_data(keys))}) == 4
+
+
+def test_limits_hold_row_by_row(params):
+    limit = np.arange(Q * G) % 5
+    r = rollout(params, limit=limit)
+    full = rollout(params)
+    assert (r.sampled.sum(-1) <= limit).all() and not r.sampled[limit == 0].any()
+    for b in range(Q * G):
+        n = r.sampled[b].sum()
+        np.testing.assert_array_equal(r.tokens[b][r.sampled[b]], full.tokens[b][full.sampled[b]][:n])
+
+
+def test_the_read_part_of_the_cache_changes_nothing(params, monkeypatch):
+    from r1jax.sample import sampler
+
+    want = rollout(params)
+    monkeypatch.setattr(sampler, '_SEGMENT', 3)
+    got = rollout(params, dataclasses.replace(DECODE, stop=(1, 2, 99)))  # a stop that never comes: compiled anew
+    np.testing.assert_array_equal(got.tokens, want.tokens)
+    np.testing.assert_allclose(got.logp, want.logp, atol=1e-5)
+
+
+def test_sampler_cuts_questions_into_calls_and_never_repeats_a_sample(params):
+    sampler = Sampler(DECODE, P, G, questions=2, seed=3)
+    prompts = [PROMPTS[i, : LENGTH[i]].tolist() for i in range(Q)]
+    whole = dataclasses.replace(sampler, questions=5)
+    a = sampler(params, [7, 8, 9], prompts, 4, 12, 1.0)
+    b = whole(params, [7, 8, 9], prompts, 4, 12, 1.0)
+    assert a.tokens.shape == (Q * G, P + 12)
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    twice = sampler(params, [7, 7], [prompts[0]] * 2, 4, 12, 1.0)
+    assert twice.sample.tolist() == list(range(2 * G))
+    np.testing.assert_array_equal(twice.tokens[:G], a.tokens[:G])
+    assert (twice.tokens[:G] != twice.tokens[G:]).any()
+
+
+# --- draws
+
+
+def frequencies(logits, n=20_000, temperature=1.0, top_p=1.0, top_k=0):
+    keys = jax.random.split(jax.random.key(7), n)
+    token, logp = jax.jit(draw, static_argnums=(3, 4))(jnp.broadcast_to(logits, (n, len(logits))), keys, temperature, top_p, top_k)
+    return np.bincount(np.asarray(token), minlength=len(logits)), np.asarray(token), np.asarray(logp)
+
+
+@pytest.mark.parametrize('vocab', [37, 1500], ids=['one level', 'two levels'])
+@pytest.mark.parametrize('temperature', [1.0, 0.5])
+def test_draws_follow_the_distribution(vocab, temperature):
+    logits = jax.random.normal(jax.random.key(0), (vocab,)) * 1.5
+    seen, token, logp = frequencies(logits, temperature=temperature)
+    want = np.asarray(jax.nn.softmax(logits / temperature), np.float64)
+    np.testing.assert_allclose(logp, np.log(want)[token], atol=1e-5)
+    rare = want * seen.sum() < 5  # pooled, as the test asks
+    if rare.any():
+        seen, want = np.append(seen[~rare], seen[rare].sum()), np.append(want[~rare], want[rare].sum())
+    assert stats.chisquare(seen, want / want.sum() * seen.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize('vocab', [37, 1500])
+def test_nothing_outside_top_k_and_top_p_is_drawn(vocab):
+    logits = jax.random.normal(jax.random.key(1), (vocab,)) * 1.5
+    p = np.asarray(jax.nn.softmax(logits), np.float64)
+    order = np.argsort(-p)
+    inside = order[: np.searchsorted(np.cumsum(p[order]), 0.8) + 1]
+    seen, token, logp = frequencies(logits, top_p=0.8)
+    assert set(np.flatnonzero(seen)) <= set(inside) and seen[inside[-1]] >= 0
+    np.testing.assert_allclose(logp, np.log(p)[token], atol=1e-5)  # before top-p, as stated
+    want = p[inside] / p[inside].sum()
+    assert stats.chisquare(seen[inside], want * seen.sum()).pvalue > 1e-3
+    seen, _, _ = frequencies(logits, top_k=5)
+    assert set(np.flatnonzero(seen)) == set(order[:5])
+    seen, _, _ = frequencies(logits, temperature=0.0)
+    assert set(np.flatnonzero(seen)) == {order[0]}
+    both = np.flatnonzero(jnp.isfinite(nucleus(logits[None], 0.8, 3))[0])  # top-p of what top-k left
+    assert 0 < len(both) <= 3 and set(both) <= set(order[:3])
+
+
+@pytest.mark.parametrize('vocab', [37, 1500])
+def test_search_minds_the_edges(vocab):
+    p = np.zeros((4, vocab), np.float32)
+    p[0, [3, 30]] = 1  # mass 0 before, between and after
+    p[1, 0] = 1
+    p[2, vocab - 1] = 1
+    p[3] = 1e-3
+    near = np.nextafter(np.float32(1), np.float32(0))
+    for u, want in ((0.0, (3, 0, vocab - 1, 0)), (near, (30, 0, vocab - 1, vocab - 1))):
+        got = np.asarray(search(jnp.array(p), jnp.full(4, u)))
+        assert (got[:3] == want[:3]).all() and abs(got[3] - want[3]) <= 1

@@ -1,0 +1,67 @@
+"""Small models and batches that several tests share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax.config import ModelConfig
+from r1jax.nn.transformer import forward, init_boxed, unbox, unembedding
+from r1jax.rl.batch import Item, pack
+from r1jax.rl.logprobs import token_logprobs
+
+MODEL = ModelConfig(vocab=62, layers=2, width=32, heads=4, kv_heads=2, head_dim=8, hidden=48, context=96)
+
+
+def params_of(cfg=MODEL, seed=0, scale=0.3):
+    """Random parameters away from their initial values, so that every term of the model matters."""
+    params = unbox(init_boxed(cfg, jax.random.key(seed)))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return tree.unflatten([a + scale * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
+
+
+def full_logits(cfg, params, rows):
+    """Logits [B,T,V] of plain rows, by one full pass."""
+    B, T = rows.shape
+    position = jnp.broadcast_to(jnp.arange(T), (B, T))
+    hidden, _, _ = forward(cfg, params, rows, position, jnp.zeros((B, T), jnp.int32), jnp.full((B, T), -1))
+    return hidden @ unembedding(params).T
+
+
+def row_logprobs(cfg, params, prompt, response, temperature=1.0):
+    """f32[N]: log-probabilities of one response, from a plain row of its own."""
+    row = jnp.array([[*prompt, *response]])
+    logits = full_logits(cfg, params, row)[0, len(prompt) - 1 : -1] / temperature
+    return np.asarray(jax.nn.log_softmax(logits)[np.arange(len(response)), np.array(response)])
+
+
+def random_items(rng, groups=3, samples=4, vocab=61, weight=None):
+    """Responses of mixed lengths, several to a prompt."""
+    items = []
+    for g in range(groups):
+        prompt = rng.integers(3, vocab, rng.integers(2, 9))
+        for _ in range(samples):
+            n = int(rng.integers(1, 20))
+            items.append(
+                Item(
+                    prompt,
+                    rng.integers(3, vocab, n),
+                    float(rng.random()) / 50 if weight is None else weight,
+                    g,
+                    float(rng.normal()),
+                    -3 * rng.random(n).astype(np.float32),
+                    -3 * rng.random(n).astype(np.float32),
+                    -3 * rng.random(n).astype(np.float32),
+                )
+            )
+    return items
+
+
+def packed_logprobs(cfg, params, items, length, rows):
+    """Log-probabilities of each item's response through one packed batch."""
+    batch, _, places = pack(items, length, rows, len(items))
+    flat = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), batch)
+    hidden, _, _ = forward(cfg, params, flat.tokens, flat.position, flat.segment, flat.parent)
+    logp, _ = token_logprobs(hidden, unembedding(params), flat.tokens, flat.source, 1.0)
+    logp = np.asarray(logp).reshape(batch.tokens.shape)
+    return [logp[m, r, t : t + len(i.response)] for i, (m, r, t) in zip(items, places, strict=True)]
