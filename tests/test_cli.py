@@ -1,9 +1,9 @@
 """The `r1jax` command: exit statuses, and bad input refused in one line before training starts."""
 
 import pathlib
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import toy
@@ -69,19 +69,17 @@ def test_the_default_workdir_has_the_recipes_name(runs):
     ('raised', 'status', 'shown'),
     [
         (BadInput('x is y'), 2, 'r1jax: error: x is y\n'),
-        (PermissionError('cannot write to w'), 2, 'r1jax: error: cannot write to w\n'),
-        (FileNotFoundError(2, 'No such file or directory', 'f'), 2, 'r1jax: error: f: No such file or directory\n'),
-        (
-            ImportError("x needs y: run pip install 'r1jax[z]'"),
-            2,
-            "r1jax: error: x needs y: run pip install 'r1jax[z]'\n",
-        ),
         (KeyboardInterrupt(), 130, '\nr1jax: interrupted; the same command goes on from the last checkpoint\n'),
         (
             ValueError('a bug'),
             1,
             'ValueError: a bug\nr1jax: failed; the same command goes on from the last checkpoint\n',
         ),
+        (
+            PermissionError('no'),
+            1,
+            'PermissionError: no\nr1jax: failed; the same command goes on',
+        ),  # on the way, it is no bad input
         (ImportError('no module x'), 1, 'ImportError: no module x\nr1jax: failed; the same command goes on'),
     ],
 )
@@ -166,11 +164,11 @@ def test_version_and_usage(capsys):
 
 def test_help_is_fast():
     def seconds(*command):
-        began = time.perf_counter()
+        """Of processor time, which a busy machine does not stretch."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *command], check=True, capture_output=True)
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    helped, bare = (
-        min(seconds(*command) for _ in range(3)) for command in (['-m', 'r1jax', 'run', '--help'], ['-c', ''])
-    )
+    helped, bare = (min(seconds(*each) for _ in range(3)) for each in (['-m', 'r1jax', 'run', '--help'], ['-c', '']))
     assert helped - bare < 0.5

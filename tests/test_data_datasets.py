@@ -82,7 +82,7 @@ def test_reasoning_gym_keeps_apart():
     train = ReasoningGym('chain_sum', 50, 0, small)
     held_out = ReasoningGym('chain_sum', 50, 1, small, apart_from=train).load()
     assert not {p.prompt for p in held_out} & {p.prompt for p in train.load()}
-    with pytest.raises(ValueError, match='has only'):
+    with pytest.raises(ValueError, match='gave only'):
         ReasoningGym('chain_sum', 50, 1, small, apart_from=ReasoningGym('chain_sum', 2_000, 0, small)).load()
 
 

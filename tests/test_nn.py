@@ -14,7 +14,9 @@ from r1jax.nn.transformer import forward, init_boxed, logical_axes, stacks, unem
 
 
 @pytest.mark.parametrize(
-    'change', [{}, {'tied': False}, {'qkv_bias': True}, {'qk_norm': True}, {'kv_heads': 4}, {'rope_theta': 50.0}], ids=str
+    'change',
+    [{}, {'tied': False}, {'qkv_bias': True}, {'qk_norm': True}, {'kv_heads': 4}, {'rope_theta': 50.0}],
+    ids=str,
 )
 def test_cached_decoding_equals_the_full_forward(change):
     cfg = dataclasses.replace(MODEL, **change)
@@ -87,7 +89,9 @@ def test_attention_in_parts_merges_to_the_whole():
     rng = np.random.default_rng(0)
     q = jnp.array(rng.normal(size=(2, 4, 3, 8)), jnp.float32)
     k, v = (jnp.array(rng.normal(size=(2, 2, 10, 8)), jnp.float32) for _ in 'kv')
-    mask = jnp.array(rng.random((2, 3, 10)) < 0.6).at[:, :, 4:].set(False).at[1, 0].set(False)  # a part, and a row, without keys
+    mask = (
+        jnp.array(rng.random((2, 3, 10)) < 0.6).at[:, :, 4:].set(False).at[1, 0].set(False)
+    )  # a part, and a row, without keys
     whole, total = attend(q, k, v, mask, 'float32')
     cut = [attend(q, k[:, :, s], v[:, :, s], mask[:, :, s], 'float32') for s in (slice(0, 4), slice(4, 10))]
     out, lse = merge(*cut)
@@ -100,7 +104,9 @@ def test_attention_in_parts_merges_to_the_whole():
 
 
 def test_every_parameter_names_its_axes():
-    boxed = jax.eval_shape(lambda: init_boxed(dataclasses.replace(MODEL, tied=False, qkv_bias=True, qk_norm=True), jax.random.key(0)))
+    boxed = jax.eval_shape(
+        lambda: init_boxed(dataclasses.replace(MODEL, tied=False, qkv_bias=True, qk_norm=True), jax.random.key(0))
+    )
     axes = jax.tree.leaves(logical_axes(boxed), is_leaf=lambda p: isinstance(p, jax.sharding.PartitionSpec))
     shapes = jax.tree.leaves(boxed)
     assert len(axes) == len(shapes) and all(len(a) == s.ndim for a, s in zip(axes, shapes, strict=True))

@@ -48,7 +48,9 @@ def test_advantages_sum_to_zero_and_ignore_a_shift(reward, shift):
     valid = np.ones(reward.shape, bool)
     got = group_advantage(reward, valid)
     np.testing.assert_allclose(got.sum(-1), 0, atol=1e-4)
-    np.testing.assert_allclose(group_advantage(reward + shift, valid)[mixed(reward, valid)], got[mixed(reward, valid)], atol=2e-2)
+    np.testing.assert_allclose(
+        group_advantage(reward + shift, valid)[mixed(reward, valid)], got[mixed(reward, valid)], atol=2e-2
+    )
 
 
 def test_equal_rewards_teach_exactly_nothing():
@@ -118,11 +120,17 @@ def test_grpo_at_ratio_one_is_nll():
 def test_metrics_by_hand():
     logp = jnp.log(jnp.array([[0.6, 0.1]]))
     b = small_batch(
-        old_logp=np.log([0.4, 0.2]), sampler_logp=np.log([0.4, 0.1]), ref_logp=np.log([0.6, 0.1]), weight=[0.5, 0.25], advantage=[2, -1]
+        old_logp=np.log([0.4, 0.2]),
+        sampler_logp=np.log([0.4, 0.1]),
+        ref_logp=np.log([0.6, 0.1]),
+        weight=[0.5, 0.25],
+        advantage=[2, -1],
     )
     sums, tops = grpo_metrics(logp, jnp.array([[0.5, 0.7]]), b, (0.2, 0.2))
     assert sums['tokens'] == 2 and sums['policy/clip_fraction'] == 2 and sums['policy/kl'] == 0
-    assert sums['policy/entropy'] == pytest.approx(1.2) and sums['policy/sampler_gap_mean'] == pytest.approx(math.log(2))
+    assert sums['policy/entropy'] == pytest.approx(1.2) and sums['policy/sampler_gap_mean'] == pytest.approx(
+        math.log(2)
+    )
     assert tops['policy/sampler_gap_max'] == pytest.approx(math.log(2))
 
 
@@ -196,8 +204,14 @@ def test_packed_and_shared_prompts_equal_plain_rows(length, rows):
 
 def test_token_logprobs_equal_log_softmax_in_chunks():
     rng = np.random.default_rng(0)
-    hidden, head = jnp.array(rng.normal(size=(400, 7, 8)), jnp.float32), jnp.array(rng.normal(size=(11, 8)), jnp.float32)
-    tokens, source = rng.integers(0, 11, (400, 7)), rng.integers(0, 7, (400, 7))  # 2800 rows: chunks of 2 tokens, the last padded
+    hidden, head = (
+        jnp.array(rng.normal(size=(400, 7, 8)), jnp.float32),
+        jnp.array(rng.normal(size=(11, 8)), jnp.float32),
+    )
+    tokens, source = (
+        rng.integers(0, 11, (400, 7)),
+        rng.integers(0, 7, (400, 7)),
+    )  # 2800 rows: chunks of 2 tokens, the last padded
     got, entropy = token_logprobs(hidden, head, jnp.array(tokens), jnp.array(source), 0.5)
     z = jax.nn.log_softmax(np.take_along_axis(np.asarray(hidden), source[..., None], 1) @ head.T / 0.5)
     np.testing.assert_allclose(got, np.take_along_axis(np.asarray(z), tokens[..., None], -1)[..., 0], atol=2e-5)

@@ -105,7 +105,9 @@ def test_sampler_cuts_questions_into_calls_and_never_repeats_a_sample(params):
 
 def frequencies(logits, n=20_000, temperature=1.0, top_p=1.0, top_k=0):
     keys = jax.random.split(jax.random.key(7), n)
-    token, logp = jax.jit(draw, static_argnums=(3, 4))(jnp.broadcast_to(logits, (n, len(logits))), keys, temperature, top_p, top_k)
+    token, logp = jax.jit(draw, static_argnums=(3, 4))(
+        jnp.broadcast_to(logits, (n, len(logits))), keys, temperature, top_p, top_k
+    )
     return np.bincount(np.asarray(token), minlength=len(logits)), np.asarray(token), np.asarray(logp)
 
 

@@ -10,7 +10,7 @@ import toy
 
 from r1jax.config import Part, Recipe, Stored
 from r1jax.record import difference, to_json
-from r1jax.settings import BadInput, chosen, load_recipe, override
+from r1jax.settings import BadInput, as_bad_input, chosen, load_recipe, override
 
 RECIPE = toy.recipe()
 
@@ -238,3 +238,20 @@ def test_a_difference_in_structure():
     assert against(base) == ['zero: Stage (workdir) != absent (now)']
     swapped = dataclasses.replace(zero, source=Stored(toy.Texts(), 2))
     assert against(base, swapped) == ['zero.source: OnPolicy (workdir) != Stored (now)']
+
+
+@pytest.mark.parametrize(
+    ('raised', 'message'),
+    [
+        (ValueError('x is y'), 'x is y'),
+        (PermissionError('cannot write to w'), 'cannot write to w'),
+        (FileNotFoundError(2, 'No such file or directory', 'f'), 'f: No such file or directory'),
+        (ImportError("x needs y: run pip install 'r1jax[z]'"), "x needs y: run pip install 'r1jax[z]'"),
+    ],
+)
+def test_what_goes_wrong_before_a_run_is_bad_input(raised, message):
+    with pytest.raises(BadInput) as caught, as_bad_input():
+        raise raised
+    assert str(caught.value) == message
+    with pytest.raises(ImportError, match='no module x'), as_bad_input():
+        raise ImportError('no module x')

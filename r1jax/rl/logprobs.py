@@ -17,14 +17,19 @@ _ROWS_A_CHUNK = 1024  # hidden states whose logits exist at once: enough to fill
 
 
 def token_logprobs(
-    hidden: jax.Array, unembed: jax.Array, tokens: jax.Array, source: jax.Array, temperature: jax.Array | float, dtype: str = 'float32'
+    hidden: jax.Array,
+    unembed: jax.Array,
+    tokens: jax.Array,
+    source: jax.Array,
+    temperature: jax.Array | float,
+    dtype: str = 'float32',
 ) -> tuple[jax.Array, jax.Array]:
     """log softmax(hidden[source]·unembedᵀ / temperature)[tokens], and the entropy of that distribution.
 
     hidden f32[B,T,D]; unembed [V,D]; tokens, source i32[B,T]. temperature 0 stands for greedy sampling, whose log-probabilities
     are those of temperature 1. Returns logp and entropy, f32[B,T], nats; no gradient flows through the entropy.
     """
-    B, T, D = hidden.shape
+    B, T, _ = hidden.shape
     temperature = jnp.where(temperature == 0, 1.0, temperature)
     C = max(1, min(T, _ROWS_A_CHUNK // B))
     pad = -T % C

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 _BLOCK = 256  # entries summed at the lower level; vocabularies up to 4 blocks need no second one
 
 
-def draw(logits: jax.Array, keys: jax.Array, temperature: jax.Array, top_p: float, top_k: int) -> tuple[jax.Array, jax.Array]:
+def draw(
+    logits: jax.Array, keys: jax.Array, temperature: jax.Array, top_p: float, top_k: int
+) -> tuple[jax.Array, jax.Array]:
     """One token a row from softmax(logits / temperature), cut to the top k and then to the smallest set of mass ≥ top_p.
 
     logits f32[B,V]; keys key[B]; temperature f32[], 0 for the most likely token; top_p 1 and top_k 0 are off (static).

@@ -68,7 +68,9 @@ class Sampler:
             sample_id[: n * G] += np.repeat(np.array(first[at : at + n], np.int32), G)
             limits = np.where(np.arange(Q * G) < n * G, min(limit, self.decode.max_tokens), 0).astype(np.int32)
             keys = sample_keys(self.seed, rollout, np.repeat(number, G), sample_id)
-            out = sample(params, Prompts(tokens, length, number), keys, limits, self.decode, np.float32(temperature), sample_id)
+            out = sample(
+                params, Prompts(tokens, length, number), keys, limits, self.decode, np.float32(temperature), sample_id
+            )
             parts.append((n * G, out))
         host = [jax.tree.map(lambda a, n=n: np.asarray(a)[:n] if a.ndim else np.asarray(a), out) for n, out in parts]
         return jax.tree.map(lambda *a: np.concatenate(a) if a[0].ndim else a[0], *host)

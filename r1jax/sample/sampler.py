@@ -55,8 +55,15 @@ def sample_keys(seed: int, rollout: int, question: jax.Array, sample: jax.Array)
     return jax.vmap(lambda q, s: fold(fold(base, q), s))(question, sample)
 
 
+def _by_layer(stacks):
+    """Keys and values of each stack [L,…], as one pair [1,…] a layer."""
+    return tuple((k[i : i + 1], v[i : i + 1]) for k, v in stacks for i in range(k.shape[0]))
+
+
 @functools.partial(jax.jit, static_argnames='cfg')
-def sample(params, prompts: Prompts, keys: jax.Array, limit: jax.Array, cfg: Decode, temperature=1.0, sample_id=None) -> Rollout:
+def sample(
+    params, prompts: Prompts, keys: jax.Array, limit: jax.Array, cfg: Decode, temperature=1.0, sample_id=None
+) -> Rollout:
     """Draws B/Q responses a question.
 
     keys key[B]; limit i32[B], the most tokens of each response, at most N (0: the row is not sampled); temperature f32[], 0 greedy;
@@ -67,7 +74,7 @@ def sample(params, prompts: Prompts, keys: jax.Array, limit: jax.Array, cfg: Dec
     Q, P = prompts.tokens.shape
     B = keys.shape[0]
     G = B // Q
-    params = unstack(params)  # one layer a stack: the cache is then updated in place
+    single = unstack(params)  # one layer a stack: decoding then updates the cache in place
     head = unembedding(params)
     limit = jnp.minimum(limit, N)
 
@@ -81,7 +88,7 @@ def sample(params, prompts: Prompts, keys: jax.Array, limit: jax.Array, cfg: Dec
         segment = jnp.where(place < prompts.length[:, None], 0, -1)
         hidden, prefix, _ = forward(m, params, prompts.tokens, place, segment, jnp.full((Q, P), -1))
         last = jnp.take_along_axis(hidden, (prompts.length - 1)[:, None, None], 1)[:, 0]
-    cache = with_suffix(prefix, prompts.length, G, N)
+    cache = with_suffix(_by_layer(prefix), prompts.length, G, N)
 
     start = jnp.repeat(prompts.length, G)
     tokens, logp = jnp.full((B, N), cfg.pad, jnp.int32), jnp.zeros((B, N), jnp.float32)
@@ -101,7 +108,7 @@ def sample(params, prompts: Prompts, keys: jax.Array, limit: jax.Array, cfg: Dec
         t, cache, out = carry
         previous = jax.lax.dynamic_slice_in_dim(out[0], t - 1, 1, 1)
         zero = jnp.zeros((B, 1), jnp.int32)
-        hidden, cache, _ = forward(m, params, previous, (start + t - 1)[:, None], zero, zero - 1, cache)
+        hidden, cache, _ = forward(m, single, previous, (start + t - 1)[:, None], zero, zero - 1, cache)
         token, lp = drawn(hidden[:, 0], t)
         return t + 1, cache, record(t, token, lp, *out)
 

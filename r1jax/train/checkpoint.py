@@ -36,7 +36,9 @@ class Checkpoints:
         items = {
             'params': ocp.args.StandardSave(state.params),
             'optimizer': ocp.args.StandardSave({'step': state.step, 'opt_state': state.opt_state}),
-            'cursor': ocp.args.JsonSave(cursor | {'has_reference': reference is not None, 'has_flight': flight is not None}),
+            'cursor': ocp.args.JsonSave(
+                cursor | {'has_reference': reference is not None, 'has_flight': flight is not None}
+            ),
         }
         if reference is not None:
             items['reference'] = ocp.args.StandardSave(reference)

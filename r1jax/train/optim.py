@@ -33,7 +33,9 @@ def _matrices(params):
     return jax.tree_util.tree_map_with_path(decayed, params)
 
 
-def apply(tx: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any, rate: jax.Array) -> tuple[Any, Any]:
+def apply(
+    tx: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any, rate: jax.Array
+) -> tuple[Any, Any]:
     """One step: returns params and opt_state."""
     updates, opt_state = tx.update(grads, opt_state, params)
     return optax.apply_updates(params, jax.tree.map(lambda u: -rate * u, updates)), opt_state

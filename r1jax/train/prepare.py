@@ -1,7 +1,6 @@
 """Everything that can go wrong cheaply, before anything is compiled: weights and tokenizer read, data loaded and encoded, sizes checked.
 
-In: a recipe that passed `r1jax.checks`. Out: `Job`s, in which every text is tokens. Whatever is wrong with files or data raises here,
-as `BadInput` or as the FileNotFoundError, ImportError or PermissionError of the part concerned.
+In: a recipe that passed `r1jax.checks`. Out: `Job`s, in which every text is tokens. Whatever is wrong with files or data raises here.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from r1jax import weights
+from r1jax.checks import from_weights, validate
 from r1jax.config import Eval, ModelConfig, OnPolicy, Recipe, SampleConfig, Stage
 from r1jax.evals.run import Measure
 from r1jax.sample import Sampler
@@ -41,12 +41,7 @@ class Prepared:
     files: dict[str, Any]  # weights file -> parameters, of the stages that start from one
 
 
-def from_file(start: str) -> bool:
-    """Whether a stage's start is a weights file rather than 'init' or another stage."""
-    return start.endswith('.gguf')
-
-
-def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str]) -> Prepared:
+def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int) -> Prepared:
     """Loads what the stages named in `wanted` need.
 
     Raises:
@@ -54,11 +49,11 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str]) -> Prepared:
     """
     files: dict[str, Any] = {}
     model, tokenizer = recipe.model, None
-    starts = {s.start: None for s in recipe.stages if from_file(s.start)}
+    starts = {s.start: None for s in recipe.stages if from_weights(s.start)}
     for start in starts:
         loaded = _blamed(f'weights {start}', lambda start=start: weights.load(start))
         if model is not None and (differ := _differences(model, loaded.config)):
-            raise BadInput(f'{start} has another shape than the recipe\'s model: {differ}')
+            raise BadInput(f"{start} has another shape than the recipe's model: {differ}")
         model = model or loaded.config
         tokenizer = tokenizer or loaded.tokenizer
         files[start] = loaded.params
@@ -68,6 +63,7 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str]) -> Prepared:
         raise BadInput('a recipe needs a model and a tokenizer, or a first stage that starts from a weights file')
     if tokenizer.vocab_size > model.vocab:
         raise BadInput(f'the tokenizer has {tokenizer.vocab_size} tokens, more than model.vocab={model.vocab}')
+    validate(dataclasses.replace(recipe, model=model), devices)  # what depends on the model's sizes
     jobs = tuple(_job(recipe, s, model, tokenizer) for s in recipe.stages if s.name in wanted)
     return Prepared(model, tokenizer, jobs, files)
 
@@ -75,7 +71,9 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str]) -> Prepared:
 def _differences(ours: ModelConfig, theirs: ModelConfig) -> str:
     free = {'context', 'remat', 'dtype'}  # a run may choose these for any weights
     names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in free]
-    return ', '.join(f'{n} {getattr(theirs, n)} != {getattr(ours, n)}' for n in names if getattr(ours, n) != getattr(theirs, n))
+    return ', '.join(
+        f'{n} {getattr(theirs, n)} != {getattr(ours, n)}' for n in names if getattr(ours, n) != getattr(theirs, n)
+    )
 
 
 def _blamed(what: str, load):
@@ -90,22 +88,13 @@ def _blamed(what: str, load):
 
 def _job(recipe: Recipe, stage: Stage, model: ModelConfig, tokenizer) -> Job:
     seed = derive(recipe.seed, stage.name)
-    if longest_row(stage) > model.context:
-        raise BadInput(f'stage {stage.name}: sequences of {longest_row(stage)} tokens exceed the model\'s context of {model.context}')
     measures = tuple(_measure(recipe, stage, e, model, tokenizer, seed) for e in stage.evals)
     if isinstance(stage.source, OnPolicy):
         where = f'stage {stage.name}'
         problems = _load(where, stage.source.problems)
         prompts = _prompts(where, recipe, problems, tokenizer, stage.source.sample)
         return Job(stage, seed, measures, problems=problems, prompts=prompts)
-    return Job(stage, seed, measures, examples=_examples(stage, model, tokenizer))
-
-
-def longest_row(stage: Stage) -> int:
-    """Tokens of the longest sequence that a stage can meet."""
-    if isinstance(stage.source, OnPolicy):
-        return stage.source.sample.max_prompt + longest(stage)
-    return stage.rows.length
+    return Job(stage, seed, measures, examples=_examples(stage, tokenizer))
 
 
 def _load(where: str, source) -> Sequence:
@@ -126,7 +115,7 @@ def _prompts(where: str, recipe: Recipe, problems: Sequence[Problem], tokenizer,
     return prompts
 
 
-def _examples(stage: Stage, model: ModelConfig, tokenizer) -> list[tuple[Tokens, Tokens]]:
+def _examples(stage: Stage, tokenizer) -> list[tuple[Tokens, Tokens]]:
     pairs = []
     for i, example in enumerate(_load(f'stage {stage.name}', stage.source.examples)):
         prompt = tokenizer.encode(example.prompt) or [tokenizer.eos]  # a text on its own follows the end of another
@@ -143,12 +132,8 @@ def _measure(recipe: Recipe, stage: Stage, cfg: Eval, model: ModelConfig, tokeni
     where = f'evaluation {cfg.name} of stage {stage.name}'
     own = cfg.sample is None and isinstance(stage.source, OnPolicy)
     sample = stage.source.sample if own else cfg.sample
-    if sample is None:
-        raise BadInput(f'{where} needs a `sample`: its stage draws no samples of its own')
     problems = _load(where, cfg.problems)
     size = longest(stage) if own else sample.max_tokens
-    if sample.max_prompt + size > model.context:
-        raise BadInput(f'{where}: {sample.max_prompt} + {size} tokens exceed the model\'s context of {model.context}')
     cfg = dataclasses.replace(cfg, sample=sample)
     sampler = Sampler.create(model, sample, cfg.samples, tokenizer, derive(seed, 'eval', cfg.name), size)
     return Measure(cfg, problems, _prompts(where, recipe, problems, tokenizer, sample), sampler, tokenizer)

@@ -7,7 +7,6 @@ flight. Logs are cut back to it on resume, so a killed run ends with the same bi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import signal
@@ -20,17 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import report, sharding
-from r1jax.checks import validate
+from r1jax.checks import from_weights, validate
 from r1jax.config import GRPO, OnPolicy, Recipe
 from r1jax.rl.batch import Item, pack, unpack
 from r1jax.sample import Sampler
-from r1jax.settings import BadInput, chosen
+from r1jax.settings import BadInput, as_bad_input, chosen
 from r1jax.train import checkpoint, optim
 from r1jax.train import step as compiled
 from r1jax.train.live import Live
 from r1jax.train.log import Log, write_summary
 from r1jax.train.phases import longest, settings_at
-from r1jax.train.prepare import Job, Prepared, from_file, prepare
+from r1jax.train.prepare import Job, Prepared, prepare
 from r1jax.train.source import OnPolicySource, StoredSource
 from r1jax.workdir import open_workdir
 
@@ -53,13 +52,14 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
     """
     workdir = os.fspath(workdir)
     wanted = [s.name for s in chosen(recipe, stage, first)]
-    validate(recipe, jax.device_count())
-    open_workdir(workdir, recipe)
+    with as_bad_input():
+        validate(recipe, jax.device_count())
+        open_workdir(workdir, recipe)
     if all(checkpoint.read_done(workdir, name) for name in wanted):
         print(f'{", ".join(wanted)}: finished in {workdir}; see {os.path.join(workdir, report.PAGE)}')
         return _summary(recipe, workdir)
-    ready = prepare(recipe, workdir, wanted)
-    validate(dataclasses.replace(recipe, model=ready.model), jax.device_count())
+    with as_bad_input():
+        ready = prepare(recipe, workdir, wanted, jax.device_count())
     mesh = sharding.make_mesh(recipe.mesh)
     with jax.set_mesh(mesh), _Signals() as signals:
         resume = _resume_point(recipe, workdir)
@@ -129,7 +129,9 @@ class _Signals:
 class _Stage:
     """One stage on its way: what the loop carries from step to step."""
 
-    def __init__(self, recipe: Recipe, workdir: str, ready: Prepared, job: Job, mesh, log: Log, view: Live, signals: _Signals):
+    def __init__(
+        self, recipe: Recipe, workdir: str, ready: Prepared, job: Job, mesh, log: Log, view: Live, signals: _Signals
+    ):
         self.recipe, self.workdir, self.ready, self.job, self.mesh = recipe, workdir, ready, job, mesh
         self.log, self.view, self.signals = log, view, signals
         self.stage = s = job.stage
@@ -141,8 +143,12 @@ class _Stage:
         samples = s.source.questions * s.source.samples if on_policy else s.source.batch
         self.capacity = math.ceil(samples / s.source.minibatches) if on_policy else samples
         if on_policy:
-            sampler = Sampler.create(self.model, s.source.sample, s.source.samples, ready.tokenizer, job.seed, longest(s))
-            self.source = OnPolicySource(s, job.problems, job.prompts, sampler, ready.tokenizer, self.logprobs, job.seed)
+            sampler = Sampler.create(
+                self.model, s.source.sample, s.source.samples, ready.tokenizer, job.seed, longest(s)
+            )
+            self.source = OnPolicySource(
+                s, job.problems, job.prompts, sampler, ready.tokenizer, self.logprobs, job.seed
+            )
         else:
             self.source = StoredSource(s.source, job.examples, job.seed)
         self.needs_reference = isinstance(s.loss, GRPO) and s.loss.beta > 0
@@ -169,7 +175,12 @@ class _Stage:
             while step < s.steps:
                 step += 1
                 self.take_step(step)
-                if self.signals.received or step % s.checkpoint_every == 0 or step == s.steps or self.skips >= s.max_skips:
+                if (
+                    self.signals.received
+                    or step % s.checkpoint_every == 0
+                    or step == s.steps
+                    or self.skips >= s.max_skips
+                ):
                     self.save(step)
                 if self.skips >= s.max_skips:
                     raise RuntimeError(
@@ -177,7 +188,9 @@ class _Stage:
                         f'nothing to learn from); state kept in {self.saved.directory}'
                     )
                 if self.signals.received and step < s.steps:
-                    self.view.note(f'{signal.Signals(self.signals.received).name}: saved at step {step}; the same command goes on')
+                    self.view.note(
+                        f'{signal.Signals(self.signals.received).name}: saved at step {step}; the same command goes on'
+                    )
                     raise Stopped(128 + self.signals.received)
             self.evaluate(step, 'after')
         return {'steps': step, 'seconds': round(self._seconds(), 1)} | self._entry()
@@ -196,16 +209,24 @@ class _Stage:
         train = time.monotonic()
         batch, count, _ = self._pack(items)
         f32, i32 = np.float32, np.int32
-        self.state, values = self.update(self.state, batch, i32(count), f32(rate), f32(now.temperature), np.bool_(self.source.fresh))
+        self.state, values = self.update(
+            self.state, batch, i32(count), f32(rate), f32(now.temperature), np.bool_(self.source.fresh)
+        )
         metrics |= {k: float(v) for k, v in jax.device_get(values).items()}
         end = time.monotonic()
-        metrics |= {'learning_rate': rate, 'time/train': end - train, 'tokens_per_second': metrics['tokens'] / (end - start)}
+        metrics |= {
+            'learning_rate': rate,
+            'time/train': end - train,
+            'tokens_per_second': metrics['tokens'] / (end - start),
+        }
         self.skips = self.skips + 1 if metrics['policy/skipped'] else 0
         for e in self.job.measures:
             if e.cfg.every and step % e.cfg.every == 0 and step < s.steps:
                 result, _ = self._measure(e)
                 self.view.evaluation(s.name, e.cfg.name, f'step {step}', result)
-                metrics |= {f'eval/{e.cfg.name}/{k}': v for k, v in result.items() if not isinstance(v, dict) and v is not None}
+                metrics |= {
+                    f'eval/{e.cfg.name}/{k}': v for k, v in result.items() if not isinstance(v, dict) and v is not None
+                }
         self.log.metrics(s.name, step, self._seconds(), metrics)
         if logged:
             self.log.samples(s.name, step, [{'when': 'rollout', **r} for r in logged])
@@ -286,11 +307,12 @@ class _Stage:
         start, key = self.stage.start, jax.random.key(self.job.seed)
         if start == 'init':
             return compiled.init_state(self.model, self.tx, key, self.mesh)
-        if from_file(start):
+        if from_weights(start):
             return compiled.init_state(self.model, self.tx, key, self.mesh, self.ready.files[start])
         if not checkpoint.read_done(self.workdir, start):
-            raise BadInput(f'stage {self.stage.name} starts from {start}, which is not finished in {self.workdir}: run it first')
+            raise BadInput(
+                f'stage {self.stage.name} starts from {start}, which is not finished in {self.workdir}: run it first'
+            )
         with checkpoint.Checkpoints(self.workdir, start) as earlier:
             params = earlier.params(earlier.latest(), self._like().params)
         return compiled.init_state(self.model, self.tx, key, self.mesh, params)
-
