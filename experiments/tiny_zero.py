@@ -2,7 +2,7 @@
 
     r1jax run experiments/tiny_zero.py --workdir runs/tiny_zero
 
-The world is sums modulo 10 (`r1jax.data.tiny`): hard at once, easy step by step. A third of the corpus works its sums out, with slips;
+The world is sums modulo 10 (`r1jax.data.tiny`): hard at once, easy step by step. A quarter of the corpus works its sums out, with slips;
 the rest guesses. RL has two rewards, accuracy and format, and the R1-Zero template; nothing tells it to think longer.
 """
 
@@ -33,7 +33,7 @@ def pretrain() -> Stage:
     return Stage(
         name='pretrain',
         steps=1200,
-        source=Stored(TinyCorpus(), batch=64),
+        source=Stored(TinyCorpus(worked=0.28), batch=64),
         loss=NLL(),
         optim=OptimConfig(learning_rate=3e-3, warmup=50, schedule='cosine'),
         rows=RowConfig(length=128, per_microbatch=8),
