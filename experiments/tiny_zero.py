@@ -2,7 +2,7 @@
 
     r1jax run experiments/tiny_zero.py --workdir runs/tiny_zero
 
-The world is sums modulo 10 (`r1jax.data.tiny`): hard at once, easy step by step. A quarter of the corpus works its sums out, with slips;
+The world is sums modulo 10 (`r1jax.data.tiny`): hard at once, easy step by step. A third of the corpus works its sums out, with slips;
 the rest guesses. RL has two rewards, accuracy and format, and the R1-Zero template; nothing tells it to think longer.
 """
 
@@ -32,12 +32,12 @@ MODEL = ModelConfig(vocab=96, layers=3, width=64, heads=4, kv_heads=2, head_dim=
 def pretrain() -> Stage:
     return Stage(
         name='pretrain',
-        steps=1200,
-        source=Stored(TinyCorpus(worked=0.28), batch=64),
+        steps=2000,
+        source=Stored(TinyCorpus(), batch=64),
         loss=NLL(),
         optim=OptimConfig(learning_rate=3e-3, warmup=50, schedule='cosine'),
-        rows=RowConfig(length=128, per_microbatch=8),
-        checkpoint_every=400,
+        rows=RowConfig(length=128, per_microbatch=4),
+        checkpoint_every=500,
     )
 
 
@@ -59,7 +59,7 @@ def zero() -> Stage:
         ),
         loss=GRPO(beta=0.001),
         optim=OptimConfig(learning_rate=3e-4),
-        rows=RowConfig(length=128, per_microbatch=8),
+        rows=RowConfig(length=128, per_microbatch=4),
         evals=(
             held_out('held_out', (4, 8), split=mode),
             held_out('capped', (4, 8), cap_at='held_out'),  # no room to think

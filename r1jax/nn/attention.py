@@ -34,16 +34,15 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, dtype: str
     q = (q * H**-0.5).astype(dtype).reshape(B, K, N // K * T, H)
     s = jnp.einsum('bkqh,bksh->bkqs', q, k.astype(dtype), preferred_element_type=jnp.float32)
     s = s.reshape(B, N, T, -1)
-    mask = mask[:, None]
-    top = jax.lax.stop_gradient(jnp.max(s, -1, keepdims=True, where=mask, initial=_NONE))
-    e = jnp.where(mask, jnp.exp(jnp.where(mask, s - top, 0.0)), 0.0)
+    s = jnp.where(mask[:, None], s, _NONE)
+    top = jax.lax.stop_gradient(s.max(-1, keepdims=True))
+    e = jnp.exp(s - top)  # exactly 0 at masked keys, unless every key is masked
+    some = top > _NONE / 2
     total = e.sum(-1, keepdims=True)
-    some = total > 0
-    safe = jnp.where(some, total, 1.0)
     e = e.astype(dtype).reshape(B, K, N // K * T, -1)
     out = jnp.einsum('bkqs,bksh->bkqh', e, v.astype(dtype), preferred_element_type=jnp.float32)
-    out = out.reshape(B, N, T, H) / safe
-    return out, jnp.where(some, top + jnp.log(safe), _NONE)[..., 0]
+    out = jnp.where(some, out.reshape(B, N, T, H) / total, 0.0)
+    return out, jnp.where(some, top + jnp.log(total), _NONE)[..., 0]
 
 
 def merge(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

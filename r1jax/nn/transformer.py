@@ -80,7 +80,7 @@ def _block(cfg, w, x, cos, sin, mask, old, cache):
     """One layer on x [B,T,D]: returns x and its keys and values."""
     with jax.named_scope('attention'):
         h = layers.rms_norm(x, w['attn_norm'], cfg.norm_eps)
-        q, k, v = (layers.matmul('btd,dnh->bnth', h, w[n], cfg.dtype) for n in 'qkv')
+        q, k, v = (layers.matmul(h, w[n], cfg.dtype).swapaxes(1, 2) for n in 'qkv')  # [B,heads,T,H]
         if cfg.qkv_bias:
             q, k, v = (a + w[f'{n}_bias'][:, None] for n, a in zip('qkv', (q, k, v), strict=True))
         if cfg.qk_norm:
@@ -91,7 +91,7 @@ def _block(cfg, w, x, cos, sin, mask, old, cache):
             (out, _), kv = attend(q, k, v, mask, cfg.dtype), (k, v)
         else:
             out, kv = _attend_cached(cfg, q, k, v, old, cache)
-        x = x + layers.matmul('bnth,nhd->btd', out, w['o'], cfg.dtype)
+        x = x + layers.matmul(out.swapaxes(1, 2), w['o'], cfg.dtype, contract=2)
     with jax.named_scope('mlp'):
         h = layers.rms_norm(x, w['mlp_norm'], cfg.norm_eps)
         x = x + layers.swiglu(h, w['gate'], w['up'], w['down'], cfg.dtype)

@@ -41,7 +41,7 @@ def token_logprobs(
 
     @jax.checkpoint
     def chunk(x, y):
-        z = matmul('bcd,vd->bcv', x, unembed, dtype) / temperature
+        z = matmul(x, unembed.T, dtype) / temperature
         total = jax.nn.logsumexp(z, -1)
         logp = jnp.take_along_axis(z, y[..., None], -1)[..., 0] - total
         z, total = jax.lax.stop_gradient((z, total))

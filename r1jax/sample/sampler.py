@@ -75,11 +75,11 @@ def sample(
     B = keys.shape[0]
     G = B // Q
     single = unstack(params)  # one layer a stack: decoding then updates the cache in place
-    head = unembedding(params)
+    head = unembedding(params).T
     limit = jnp.minimum(limit, N)
 
     def drawn(hidden, t):  # hidden [B,D]
-        logits = matmul('bd,vd->bv', hidden, head, m.dtype)
+        logits = matmul(hidden, head, m.dtype)
         at = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         return draw(logits, at, temperature, cfg.top_p, cfg.top_k)
 

@@ -6,7 +6,6 @@ flight. Logs are cut back to it on resume, so a killed run ends with the same bi
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
@@ -26,16 +25,13 @@ from r1jax.sample import Sampler
 from r1jax.settings import BadInput, as_bad_input, chosen
 from r1jax.train import checkpoint, optim
 from r1jax.train import step as compiled
+from r1jax.train.interrupt import Signals, Stopped
 from r1jax.train.live import Live
 from r1jax.train.log import Log, write_summary
 from r1jax.train.phases import longest, settings_at
 from r1jax.train.prepare import Job, Prepared, prepare
 from r1jax.train.source import OnPolicySource, StoredSource
 from r1jax.workdir import open_workdir
-
-
-class Stopped(SystemExit):
-    """The run was asked to stop (SIGTERM, SIGINT) and has saved its state; the exit status is 128 + the signal's number."""
 
 
 def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | None = None) -> dict:
@@ -61,7 +57,7 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
     with as_bad_input():
         ready = prepare(recipe, workdir, wanted, jax.device_count())
     mesh = sharding.make_mesh(recipe.mesh)
-    with jax.set_mesh(mesh), _Signals() as signals:
+    with jax.set_mesh(mesh), Signals() as signals:
         resume = _resume_point(recipe, workdir)
         steps = {s.name: s.steps for s in recipe.stages if s.name in wanted}
         with Log(workdir, resume) as log, Live(recipe.name, steps) as view:
@@ -104,33 +100,11 @@ def _resume_point(recipe: Recipe, workdir: str) -> dict | None:
     return max(cuts, key=lambda c: tuple(c.values())) if cuts else None
 
 
-class _Signals:
-    """Turns SIGTERM and SIGINT into a flag that the loop reads between steps; a second signal acts at once."""
-
-    def __init__(self):
-        self.received: int | None = None
-
-    def __enter__(self):
-        self._old = {}
-        with contextlib.suppress(ValueError):  # not the main thread: signals stay the caller's
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number, _):
-        self.received = number
-        signal.signal(number, self._old[number])
-
-    def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
 class _Stage:
     """One stage on its way: what the loop carries from step to step."""
 
     def __init__(
-        self, recipe: Recipe, workdir: str, ready: Prepared, job: Job, mesh, log: Log, view: Live, signals: _Signals
+        self, recipe: Recipe, workdir: str, ready: Prepared, job: Job, mesh, log: Log, view: Live, signals: Signals
     ):
         self.recipe, self.workdir, self.ready, self.job, self.mesh = recipe, workdir, ready, job, mesh
         self.log, self.view, self.signals = log, view, signals
@@ -187,7 +161,7 @@ class _Stage:
                         f'stage {s.name}: {self.skips} steps in a row were skipped up to step {step} (non-finite loss or gradient, or '
                         f'nothing to learn from); state kept in {self.saved.directory}'
                     )
-                if self.signals.received and step < s.steps:
+                if self.signals.received:
                     self.view.note(
                         f'{signal.Signals(self.signals.received).name}: saved at step {step}; the same command goes on'
                     )

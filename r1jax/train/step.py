@@ -88,7 +88,10 @@ def loss_and_metrics(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch,
     old = jnp.where(fresh, jax.lax.stop_gradient(logp), batch.old_logp)
     batch = dataclasses.replace(batch, old_logp=old, ref_logp=batch.ref_logp if loss.beta else old)
     value = losses.grpo(logp, batch, clip, loss.beta, loss.kl, loss.importance_cap)
-    return value, losses.grpo_metrics(logp, entropy, batch, clip)
+    sums, tops = losses.grpo_metrics(logp, entropy, batch, clip)
+    if not loss.beta:
+        del sums['policy/kl']  # there is no reference to be far from
+    return value, (sums, tops)
 
 
 def gradients(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, count, temperature, fresh):
