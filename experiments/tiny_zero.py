@@ -33,7 +33,7 @@ def pretrain() -> Stage:
     return Stage(
         name='pretrain',
         steps=2000,
-        source=Stored(TinyCorpus(worked=0.3), batch=64),
+        source=Stored(TinyCorpus(), batch=64),
         loss=NLL(),
         optim=OptimConfig(learning_rate=3e-3, warmup=50, schedule='cosine'),
         rows=RowConfig(length=128, per_microbatch=4),

@@ -28,7 +28,8 @@ def test_cached_decoding_equals_the_full_forward(change):
 
     place = jnp.broadcast_to(jnp.arange(P), (Q, P))
     segment = jnp.where(place < length[:, None], 0, -1)
-    _, prefix, _ = forward(cfg, params, jnp.array(prompt), place, segment, jnp.full((Q, P), -1))
+    full = jax.jit(forward, static_argnums=0)
+    _, prefix, _ = full(cfg, params, jnp.array(prompt), place, segment, jnp.full((Q, P), -1))
     single = unstack(params)
     assert stacks(single) == cfg.layers
     prefix = tuple(tuple(a[i : i + 1] for a in kv) for kv in prefix for i in range(cfg.layers))
@@ -41,8 +42,9 @@ def test_cached_decoding_equals_the_full_forward(change):
         hidden, cache, _ = step(jnp.array(response[:, t : t + 1]), jnp.array(start + t)[:, None], cache)
         got.append(hidden[:, 0] @ unembedding(params).T)
     for b in range(Q * G):
-        row = np.concatenate([prompt[b // G, : length[b // G]], response[b]])[None]
-        want = full_logits(cfg, params, jnp.array(row))[0, -N:]
+        row, n = np.zeros((1, P + N), np.int32), length[b // G]
+        row[0, : n + N] = [*prompt[b // G, :n], *response[b]]
+        want = full_logits(cfg, params, row)[0, n : n + N]
         np.testing.assert_allclose(jnp.stack([g[b] for g in got]), want, atol=2e-5)
 
 

@@ -1,5 +1,7 @@
 """Small models and batches that several tests share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ def params_of(cfg=MODEL, seed=0, scale=0.3):
     return tree.unflatten([a + scale * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def full_logits(cfg, params, rows):
     """Logits [B,T,V] of plain rows, by one full pass."""
     B, T = rows.shape
@@ -29,10 +32,11 @@ def full_logits(cfg, params, rows):
 
 
 def row_logprobs(cfg, params, prompt, response, temperature=1.0):
-    """f32[N]: log-probabilities of one response, from a plain row of its own."""
-    row = jnp.array([[*prompt, *response]])
-    logits = full_logits(cfg, params, row)[0, len(prompt) - 1 : -1] / temperature
-    return np.asarray(jax.nn.log_softmax(logits)[np.arange(len(response)), np.array(response)])
+    """f32[N]: log-probabilities of one response, from a plain row of its own (padded behind, so that it compiles once)."""
+    row = np.zeros((1, 40), np.int32)
+    row[0, : len(prompt) + len(response)] = [*prompt, *response]
+    logits = full_logits(cfg, params, row)[0, len(prompt) - 1 : len(prompt) + len(response) - 1] / temperature
+    return np.asarray(jax.nn.log_softmax(np.asarray(logits))[np.arange(len(response)), np.array(response)])
 
 
 def random_items(rng, groups=3, samples=4, vocab=61, weight=None):
