@@ -68,7 +68,7 @@ def zero() -> Stage:
         ),
         loss=GRPO(beta=0.001),
         optim=OptimConfig(learning_rate=1e-5, warmup=2),
-        rows=RowConfig(length=512, per_microbatch=2),
+        rows=RowConfig(length=384, per_microbatch=2),
         evals=evals(),
         checkpoint_every=25,
         keep_checkpoints=1,
