@@ -35,9 +35,7 @@ class ModelConfig:
     tied: bool = True  # the unembedding is the embedding
     qkv_bias: bool = False  # Qwen2.5
     qk_norm: bool = False  # Qwen3: RMSNorm over each query and key head
-    remat: Literal['none', 'dots', 'full'] = (
-        'none'  # what the backward pass recomputes: nothing, all but matmuls, everything
-    )
+    remat: Literal['none', 'dots', 'full'] = 'none'  # the backward pass recomputes nothing, all but matmuls, all
     dtype: Literal['float32', 'bfloat16'] = 'float32'  # of matmul inputs; parameters and reductions stay float32
 
     def __post_init__(self):
@@ -138,12 +136,8 @@ class OnPolicy:
     samples: int  # G, a question
     minibatches: int = 1  # optimizer steps an inner epoch: the rollout's samples are shuffled into so many
     inner_epochs: int = 1  # passes over a rollout
-    max_refills: int = (
-        0  # dynamic sampling: groups of equal rewards are dropped and refilled, in at most so many extra draws
-    )
-    overlong: Literal['keep', 'mask', 'soft'] = (
-        'keep'  # cut-off responses: as graded, without loss, or soft penalty (DAPO eq. 13)
-    )
+    max_refills: int = 0  # dynamic sampling: groups of equal rewards are dropped; at most so many draws refill them
+    overlong: Literal['keep', 'mask', 'soft'] = 'keep'  # cut-off: as graded, without loss, or penalty (DAPO eq. 13)
     overlong_buffer: int = 0  # tokens before max_tokens over which the soft penalty grows from 0 to -1
     reference_every: int = 0  # steps after which the policy becomes the reference; 0: the reference stays the start
 

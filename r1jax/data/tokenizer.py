@@ -9,6 +9,7 @@ decision. Left out: offsets, truncation and padding, which are the batch's busin
 
 from __future__ import annotations
 
+import abc
 import io
 import json
 import os
@@ -23,7 +24,7 @@ import sentencepiece
 import tokenizers
 
 
-class Tokenizer:
+class Tokenizer(abc.ABC):
     """What every tokenizer offers.
 
     `vocab_size` counts the ids, special ones included; `eos` ends a response; `pad` fills rows and may equal `eos`;
@@ -36,17 +37,17 @@ class Tokenizer:
     bos: int | None = None  # only chat templates ask for it
     chat_template: str | None = None
 
+    @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no BOS or EOS added."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`. Special tokens and ids outside the vocabulary (a padded embedding has some) are dropped."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def piece(self, id: int) -> str:
         """The written form of one token, '' if it has none."""
-        raise NotImplementedError
 
     def chat(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as model input, by the tokenizer's own template.

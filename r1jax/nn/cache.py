@@ -23,9 +23,8 @@ class Cache:
     prefix_length: jax.Array  # i32[Q]
     suffix: tuple[KV, ...]  # a pair of [L,B,K,S,H] a stack
     filled: jax.Array  # i32[], entries of every suffix that hold keys
-    read: int = dataclasses.field(
-        metadata={'static': True}, default=0
-    )  # suffix entries attended to: at least filled + 1
+    # suffix entries attended to: at least filled + 1
+    read: int = dataclasses.field(metadata={'static': True}, default=0)
 
 
 def with_suffix(prefix: tuple[KV, ...], prefix_length: jax.Array, samples: int, size: int) -> Cache:

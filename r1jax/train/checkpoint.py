@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from typing import Any
 
 import jax
@@ -105,8 +104,3 @@ def read_done(workdir: str, stage: str) -> dict | None:
         return None
     with open(path, encoding='utf-8') as file:
         return json.load(file)
-
-
-def clear(workdir: str, stage: str) -> None:
-    """Forgets a stage."""
-    shutil.rmtree(stage_directory(workdir, stage), ignore_errors=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from r1jax import sharding
 from r1jax.config import GRPO, NLL, ModelConfig
@@ -134,7 +134,3 @@ def build_update(model: ModelConfig, loss: NLL | GRPO, tx, where: TrainState) ->
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return update
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
