@@ -2,7 +2,7 @@
 
     r1jax run experiments/tiny_zero.py --workdir runs/tiny_zero
 
-The world is sums modulo 10 (`r1jax.data.tiny`): hard at once, easy step by step. A third of the corpus works its sums out, with slips;
+The world is sums modulo 10 (`r1jax.data.tiny`): hard at once, easy step by step. Over a quarter of the corpus works its sums out, with slips;
 the rest guesses. RL has two rewards, accuracy and format, and the R1-Zero template; nothing tells it to think longer.
 """
 
@@ -32,7 +32,7 @@ MODEL = ModelConfig(vocab=96, layers=3, width=64, heads=4, kv_heads=2, head_dim=
 def pretrain() -> Stage:
     return Stage(
         name='pretrain',
-        steps=2000,
+        steps=1200,
         source=Stored(TinyCorpus(), batch=64),
         loss=NLL(),
         optim=OptimConfig(learning_rate=3e-3, warmup=50, schedule='cosine'),

@@ -51,7 +51,7 @@ def test_documents_are_mixed_as_stated():
     worked = [d for d in well_formed if d[3] == 'worked']
     direct = [d for d in well_formed if d[3] == 'direct']
     assert len(well_formed) / len(documents) == pytest.approx(0.92, abs=0.02)
-    assert len(worked) / len(well_formed) == pytest.approx(1 / 3, abs=0.03)
+    assert len(worked) / len(well_formed) == pytest.approx(0.28, abs=0.03)
     assert statistics.mean(d[1] for d in direct) == pytest.approx(0.15, abs=0.03)
     assert 0.55 < statistics.mean(d[1] for d in worked) < 0.75
     assert 0.01 < statistics.mean('wait' in d[0] for d in worked) < 0.1
@@ -65,6 +65,15 @@ def test_without_slips_the_worked_documents_are_right_and_careful_authors_always
 
 def test_malformed_documents_are_refused_by_the_format_reward():
     assert not any(formed for _, _, formed, _ in graded(TinyCorpus(size=300, malformed=1)))
+
+
+def test_small_digits_are_common_in_the_corpus_as_skew_says():
+    def share_of_zeros(skew):
+        text = ''.join(row['problem'].partition('=')[0] for row in TinyCorpus(size=2_000, skew=skew).rows())
+        return text.count('0') / (len(text) - text.count('+'))
+
+    assert share_of_zeros(0) == pytest.approx(0.1, abs=0.01)
+    assert share_of_zeros(1) == pytest.approx(1 / sum(1 / (d + 1) for d in range(10)), abs=0.02)
 
 
 def test_steps_follow_the_running_sum():
