@@ -58,19 +58,19 @@ def zero() -> Stage:
     return Stage(
         name='zero',
         start=SMOLLM2,
-        steps=50,
+        steps=40,
         source=OnPolicy(
             problems=TRAIN,
-            sample=SampleConfig(max_tokens=40, max_prompt=176, slots=64),
+            sample=SampleConfig(max_tokens=40, max_prompt=168, slots=64),
             rewards=REWARDS,
             questions=8,
             samples=8,
         ),
         loss=GRPO(beta=0.001),
         optim=OptimConfig(learning_rate=1e-5, warmup=2),
-        rows=RowConfig(length=384, per_microbatch=2),
+        rows=RowConfig(length=168 + 2 * 128, per_microbatch=2, prompts=168, block=128),
         evals=evals(),
-        checkpoint_every=25,
+        checkpoint_every=20,
         keep_checkpoints=1,
     )
 

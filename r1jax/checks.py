@@ -40,7 +40,10 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         'eps': _POSITIVE,
     },
     config.MeshConfig: dict.fromkeys(('data', 'fsdp', 'tensor'), _ONE_UP),
-    config.RowConfig: dict.fromkeys(('length', 'per_microbatch'), _ONE_UP),
+    config.RowConfig: {
+        **dict.fromkeys(('length', 'per_microbatch'), _ONE_UP),
+        **dict.fromkeys(('prompts', 'block'), _ZERO_UP),
+    },
     Part: {'weight': '(-inf, inf)'},
     Stored: {'batch': _ONE_UP},
     OnPolicy: {
@@ -162,6 +165,11 @@ def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
     shards = recipe.mesh.data * recipe.mesh.fsdp
     fitting = NLL if isinstance(source, Stored) else GRPO
     yield isinstance(loss, fitting), f'loss={type(loss).__name__}: {type(source).__name__} needs {fitting.__name__}'
+    cut, block = stage.rows, stage.rows.block or stage.rows.length - stage.rows.prompts
+    whole = block > 0 and (cut.length - cut.prompts) % block == 0
+    yield whole, f'rows.length={cut.length} must be rows.prompts={cut.prompts} and a multiple of rows.block={cut.block}'
+    stored = isinstance(source, Stored)
+    yield not (stored and cut.prompts), f'rows.prompts={cut.prompts} has no effect: stored examples share no prompts'
     yield rows % shards == 0, f'rows.per_microbatch={rows} must be a multiple of mesh data×fsdp = {shards}'
     for before, after in itertools.pairwise(phase.step for phase in phases):
         yield before < after, f'phases must ascend: one at step {after} follows one at step {before}'
@@ -188,8 +196,14 @@ def _on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator
     yield G > loss.std_ddof, f'loss.std_ddof={loss.std_ddof} must be below source.samples={G}'
     yield Q * G % minibatches == 0, f'source: questions×samples = {Q}×{G} must be a multiple of {minibatches=}'
     yield from _sample('source.sample', longest, G, shards, model)
-    room, total = stage.rows.length, longest.max_prompt + longest.max_tokens
-    yield room >= total, f'rows.length={room} must hold max_prompt + max_tokens = {_sum(longest)}'
+    rows, total = stage.rows, longest.max_prompt + longest.max_tokens
+    if rows.prompts:
+        yield rows.prompts >= longest.max_prompt, f'rows.prompts={rows.prompts} must hold max_prompt={longest.max_prompt}'
+        room = rows.block or rows.length - rows.prompts
+        yield room >= longest.max_tokens, f'rows.block={room} must hold max_tokens={longest.max_tokens}'
+    else:
+        name, room = ('block', rows.block) if rows.block else ('length', rows.length)
+        yield room >= total, f'rows.{name}={room} must hold max_prompt + max_tokens = {_sum(longest)}'
     if source.overlong == 'soft':
         yield 1 <= buffer <= min(limits), f'source.overlong_buffer={buffer} must be in [1, max_tokens={min(limits)}]'
     else:

@@ -83,10 +83,16 @@ class MeshConfig:
 
 @dataclass
 class RowConfig:
-    """Packing and microbatching: memory, not mathematics."""
+    """Packing and microbatching: time and memory, not mathematics.
 
-    length: int  # tokens of a packed row; at least the longest prompt + response
+    A row is `prompts` tokens for prompts, each read by all its responses in the row, and then blocks of `block` tokens, whose
+    responses attend to their own block and to the prompts. So attention costs `length · (prompts + block)` a row and not `length²`.
+    """
+
+    length: int  # tokens of a packed row: prompts + a multiple of block
     per_microbatch: int = 8  # rows a microbatch; a multiple of data × fsdp
+    prompts: int = 0  # at least the longest prompt; 0: a prompt stands in its responses' block
+    block: int = 0  # at least the longest response (with prompts=0: prompt + response); 0: what prompts leave of the row
 
 
 @dataclass

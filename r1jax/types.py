@@ -70,6 +70,9 @@ class Batch:
 
     A row holds segments; `parent` lets several responses share one prompt. `weight` is the normalisation: a token loss is always
     `Σ weight · per_token`, so microbatches add up and no result depends on how a batch was cut.
+
+    The first `prompts` tokens of a row hold prompts alone, seen from the whole row; what follows is cut into blocks of `block`
+    tokens that do not see each other (0: one block).
     """
 
     tokens: Array  # i32[B,T]
@@ -82,6 +85,8 @@ class Batch:
     sampler_logp: Array  # f32[B,T], nats, as the sampler drew it
     old_logp: Array  # f32[B,T], nats, under the policy at the start of the rollout
     ref_logp: Array  # f32[B,T], nats, under the reference policy
+    prompts: int = dataclasses.field(metadata={'static': True}, default=0)
+    block: int = dataclasses.field(metadata={'static': True}, default=0)
 
 
 @_pytree

@@ -30,7 +30,7 @@ def test_held_out_problems_occur_nowhere_else():
     held_out = {row['prompt'] for row in TinySums('held_out', 80, terms).rows()}
     train = {row['prompt'] for row in TinySums('train', 800, terms, seed=1).rows()}
     corpus = {row['problem'] for row in TinyCorpus(seed=2, size=5_000, terms=terms).rows()}
-    assert len(held_out) == 80 and len(train) == 800 and len(corpus) > 700
+    assert len(held_out) == 80 and len(train) == 800 and len(corpus) > 600
     assert not held_out & (train | corpus)
 
 

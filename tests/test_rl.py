@@ -180,25 +180,57 @@ def test_pack_draws_the_picture_of_the_docstring():
         pack(items, 8, 1, 1)
 
 
-@given(st.integers(0, 1000), st.sampled_from([30, 64]), st.sampled_from([1, 3, 8]))
-def test_packing_loses_nothing(seed, length, rows):
-    items = random_items(np.random.default_rng(seed))
-    batch, count, places = pack(items, length, rows, len(items))
+def test_prompts_set_apart_draw_the_second_picture():
+    a, b, c = (Item(np.array([1, 2, 3]), np.array([4] * n), 0.1, 0) for n in (3, 2, 1))
+    d = Item(np.array([9, 10]), np.array([11, 12, 13]), 0.3, 1)
+    batch, count, places = pack([a, b, d, c], 18, 1, 4, prompts=6, block=6)
+    assert count == 1 and places == [(0, 0, 6), (0, 0, 9), (0, 0, 12), (0, 0, 11)]
+    row = jax.tree.map(lambda a: a[0, 0], batch)
+    assert row.tokens.tolist() == [1, 2, 3, 9, 10, 0, 4, 4, 4, 4, 4, 4, 11, 12, 13, 0, 0, 0]
+    assert row.segment.tolist() == [0, 0, 0, 1, 1, -1, 2, 2, 2, 3, 3, 4, 5, 5, 5, -1, -1, -1]
+    assert row.parent.tolist() == [-1] * 6 + [0] * 6 + [1, 1, 1, -1, -1, -1]
+    assert row.position.tolist()[6:] == [3, 4, 5, 3, 4, 3, 2, 3, 4, 0, 0, 0]
+    assert row.source.tolist()[6:] == [2, 6, 7, 2, 9, 2, 4, 12, 13, 0, 0, 0]
+    for wrong, message in (((18, 1, 4, 6, 5), 'multiple of block=5'), ((14, 1, 4, 2, 6), 'exceed rows of 2'),
+                           ((11, 1, 4, 9, 2), 'exceed rows of 9')):
+        with pytest.raises(ValueError, match=message):
+            pack([a, b, d, c], *wrong)
+
+
+def test_a_mixed_rollout_leaves_little_padding():
+    """64 responses to each of 16 questions, long-tailed: below 5 % of what is computed is padding."""
+    rng = np.random.default_rng(0)
+    lengths = np.clip(np.exp(rng.normal(4.2, 0.75, (16, 64))), 8, 256).astype(int)
+    prompts = [np.ones(64, np.int32)] * 16
+    items = [Item(prompts[g], np.ones(n, np.int32), 0.1, g) for g in range(16) for n in lengths[g]]
+    batch, count, _ = pack(items, 128 + 8 * 256, 1, len(items), prompts=128, block=256)
+    assert (batch.segment[:count] < 0).mean() < 0.05
+
+
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([(30, 0, 0), (64, 0, 0), (60, 0, 30), (38, 8, 0), (76, 16, 20)]),
+    st.sampled_from([1, 3, 8]),
+)
+def test_packing_loses_nothing(seed, cut, rows):
+    items, (length, prompts, block) = random_items(np.random.default_rng(seed)), cut
+    batch, count, places = pack(items, length, rows, len(items), prompts, block)
     for item, (m, r, t) in zip(items, places, strict=True):
         at = slice(t, t + len(item.response))
         assert (batch.tokens[m, r, at] == item.response).all() and m < count
         mother = batch.segment[m, r] == batch.parent[m, r, t]
         assert (batch.tokens[m, r][mother] == item.prompt).all()
+        assert t >= prompts and (t - prompts) // (block or length) == (at.stop - 1 - prompts) // (block or length)
         np.testing.assert_array_equal(batch.old_logp[m, r, at], item.old_logp)
     total = sum(i.weight * len(i.response) for i in items)
     assert batch.weight.sum() == pytest.approx(total, rel=1e-5)
     assert (batch.segment >= 0).sum() <= sum(len(i.prompt) + len(i.response) for i in items)
 
 
-@pytest.mark.parametrize(('length', 'rows'), [(30, 2), (96, 1)])
-def test_packed_and_shared_prompts_equal_plain_rows(length, rows):
+@pytest.mark.parametrize('cut', [(30, 2), (96, 1), (60, 2, 0, 30), (76, 1, 16, 20)])
+def test_packed_and_shared_prompts_equal_plain_rows(cut):
     params, items = params_of(), random_items(np.random.default_rng(3))
-    for item, got in zip(items, packed_logprobs(MODEL, params, items, length, rows), strict=True):
+    for item, got in zip(items, packed_logprobs(MODEL, params, items, *cut), strict=True):
         np.testing.assert_allclose(got, row_logprobs(MODEL, params, item.prompt, item.response), atol=2e-5)
 
 
@@ -219,3 +251,24 @@ def test_token_logprobs_equal_log_softmax_in_chunks():
     greedy, _ = token_logprobs(hidden, head, jnp.array(tokens), jnp.array(source), 0.0)
     plain, _ = token_logprobs(hidden, head, jnp.array(tokens), jnp.array(source), 1.0)
     np.testing.assert_array_equal(greedy, plain)
+
+
+def test_the_head_computes_what_is_wanted_and_its_gradient_is_that_of_log_softmax():
+    rng = np.random.default_rng(1)
+    hidden, head = jnp.array(rng.normal(size=(300, 9, 8)), jnp.float32), jnp.array(rng.normal(size=(11, 8)), jnp.float32)
+    tokens, source = (jnp.array(rng.integers(0, n, (300, 9))) for n in (11, 9))
+    where = jnp.array(rng.random((300, 9)) < 0.3)  # at most 7 or so of 9 a row: chunks of 3, not all of them run
+    weight = jnp.where(where, jnp.array(rng.normal(size=(300, 9)), jnp.float32), 0)
+
+    def ours(hidden, head):
+        logp, entropy = token_logprobs(hidden, head, tokens, source, 0.7, where=where)
+        return (weight * logp).sum() + entropy.sum(), (logp, entropy)
+
+    def plain(hidden, head):
+        z = jax.nn.log_softmax(jnp.take_along_axis(hidden, source[..., None], 1) @ head.T / 0.7)
+        return (weight * jnp.take_along_axis(z, tokens[..., None], -1)[..., 0]).sum()
+
+    got, (logp, entropy) = jax.grad(ours, (0, 1), has_aux=True)(hidden, head)
+    assert not logp[~where].any() and not entropy[~where].any() and entropy[where].all()
+    for a, b in zip(got, jax.grad(plain, (0, 1))(hidden, head), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -43,9 +43,11 @@ def _gradients(model, loss, params, batch, count, temperature, fresh):
     return compiled.gradients(model, loss, params, batch, count, temperature, fresh)
 
 
-def gradients(params, length=64, rows=8, mesh=(1, 1, 1), model=MODEL, loss=LOSS, temperature=1.0, fresh=False):
+def gradients(
+    params, length=64, rows=8, prompts=0, block=0, *, mesh=(1, 1, 1), model=MODEL, loss=LOSS, temperature=1.0, fresh=False
+):
     mesh = sharding.make_mesh(MeshConfig(*mesh))
-    batch, count, _ = pack(items(), length, rows, len(items()))
+    batch, count, _ = pack(items(), length, rows, len(items()), prompts, block)
     tx = optim.transform(OptimConfig(1e-3))
     with jax.set_mesh(mesh):
         params = jax.device_put(params, compiled.shardings(model, tx, mesh).params)
@@ -69,14 +71,18 @@ def base(params):
     return gradients(params)
 
 
-@pytest.mark.parametrize(('length', 'rows'), [(64, 1), (64, 2), (28, 8), (96, 24)])
-def test_any_cut_of_a_batch_gives_the_same_gradient(params, base, length, rows):
-    assert_same(gradients(params, length, rows), base)
+@pytest.mark.parametrize(
+    'cut',  # length, rows[, prompts, block]
+    [(64, 1), (64, 2), (28, 8), (96, 24), (84, 2, 0, 28), (72, 2, 12, 20), (40, 8, 20)],
+)
+def test_any_cut_of_a_batch_gives_the_same_gradient(params, base, cut):
+    assert_same(gradients(params, *cut), base)
 
 
 @pytest.mark.parametrize('mesh', [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 8, 1)])
-def test_any_mesh_gives_the_same_gradient(params, base, mesh):
-    assert_same(gradients(params, mesh=mesh), base)
+@pytest.mark.parametrize('cut', [(64, 8), (72, 8, 12, 20)])
+def test_any_mesh_gives_the_same_gradient(params, base, mesh, cut):
+    assert_same(gradients(params, *cut, mesh=mesh), base)
 
 
 def test_weights_and_moments_are_split_over_the_mesh():

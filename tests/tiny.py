@@ -61,11 +61,11 @@ def random_items(rng, groups=3, samples=4, vocab=61, weight=None):
     return items
 
 
-def packed_logprobs(cfg, params, items, length, rows):
+def packed_logprobs(cfg, params, items, length, rows, prompts=0, block=0):
     """Log-probabilities of each item's response through one packed batch."""
-    batch, _, places = pack(items, length, rows, len(items))
+    batch, _, places = pack(items, length, rows, len(items), prompts, block)
     flat = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), batch)
-    hidden, _, _ = forward(cfg, params, flat.tokens, flat.position, flat.segment, flat.parent)
+    hidden, _, _ = forward(cfg, params, flat.tokens, flat.position, flat.segment, flat.parent, None, prompts, block)
     logp, _ = token_logprobs(hidden, unembedding(params), flat.tokens, flat.source, 1.0)
     logp = np.asarray(logp).reshape(batch.tokens.shape)
     return [logp[m, r, t : t + len(i.response)] for i, (m, r, t) in zip(items, places, strict=True)]

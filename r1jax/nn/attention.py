@@ -1,13 +1,16 @@
 """Attention as a pair: what was read, and how much weight was there to read.
 
 `attend` returns `(out, logsumexp)`, so that attention over a set of keys can be computed in parts and joined by `merge`:
-a prompt shared by G samples and each sample's own suffix are two calls and one merge.
+a prompt shared by G samples and each sample's own suffix are two calls and one merge, in decoding and (`attend_rows`) in a
+packed row.
 
-Axes: B rows, T queries, S keys, N query heads, K key/value heads, R = N/K, H head dim. Heads stand before tokens, so that the
-products are plain batched matmuls.
+Axes: B rows, T queries, S keys, N query heads, K key/value heads, R = N/K, H head dim. In `attend` heads stand before tokens, so
+that the products are plain batched matmuls.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,48 @@ def visible(segment: jax.Array, parent: jax.Array) -> jax.Array:
     own = (segment[:, :, None] == segment[:, None, :]) & (t[:, None] >= t[None, :])
     shared = (parent[:, :, None] == segment[:, None, :]) & (parent[:, :, None] >= 0)
     return (own | shared) & (segment[:, :, None] >= 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Who sees whom in packed rows of `prompts` prompt tokens and blocks of `block` tokens (see `r1jax.types.Batch`)."""
+
+    prompts: int
+    block: int
+    among_prompts: jax.Array  # bool[B,P,P]
+    to_prompts: jax.Array  # bool[B,T-P,P]
+    in_block: jax.Array  # bool[B·blocks,block,block]
+
+    @classmethod
+    def create(cls, segment: jax.Array, parent: jax.Array, prompts: int = 0, block: int = 0) -> Rows:
+        """segment, parent: i32[B,T]."""
+        P, N = prompts, block or segment.shape[1] - prompts
+        s, p = (a[:, P:].reshape(-1, N) for a in (segment, parent))
+        to = (parent[:, P:, None] == segment[:, None, :P]) & (parent[:, P:, None] >= 0)
+        return cls(P, N, visible(segment[:, :P], parent[:, :P]), to, visible(s, p))
+
+
+def attend_rows(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, dtype: str) -> jax.Array:
+    """Attention within packed rows: q [B,T,N,H]; k, v [B,T,K,H]. Returns f32[B,T,N,H].
+
+    No score is computed between two blocks, nor from a prompt to a block.
+    """
+    B, _, N, H = q.shape
+    P, L = rows.prompts, rows.block
+
+    def blocks(a):  # [B,T,heads,H] -> [B·blocks,heads,L,H]
+        return a[:, P:].reshape(-1, L, *a.shape[2:]).swapaxes(1, 2)
+
+    own, total = attend(*map(blocks, (q, k, v)), rows.in_block, dtype)
+    own = own.swapaxes(1, 2).reshape(B, -1, N, H)
+    if not P:
+        return own
+    total = total.swapaxes(1, 2).reshape(B, -1, N)
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k[:, :P], v[:, :P]))
+    prompt, _ = attend(q[:, :, :P], k, v, rows.among_prompts, dtype)
+    read, weight = attend(q[:, :, P:], k, v, rows.to_prompts, dtype)
+    joined, _ = merge((read.swapaxes(1, 2), weight.swapaxes(1, 2)), (own, total))
+    return jnp.concatenate([prompt.swapaxes(1, 2), joined], 1)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:

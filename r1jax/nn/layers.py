@@ -29,14 +29,14 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def rotation(position: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [B,1,T,H/2] of RoPE's angles for positions i32[B,T] (Su et al., arXiv 2104.09864)."""
+    """cos and sin [B,T,1,H/2] of RoPE's angles for positions i32[B,T] (Su et al., arXiv 2104.09864)."""
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle = position.astype(jnp.float32)[:, None, :, None] * frequency
+    angle = position.astype(jnp.float32)[:, :, None, None] * frequency
     return jnp.cos(angle), jnp.sin(angle)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """RoPE on x [B,heads,T,H], pairing entry i with i + H/2 as Hugging Face checkpoints do (GGUF pairs neighbours)."""
+    """RoPE on x [B,T,heads,H], pairing entry i with i + H/2 as Hugging Face checkpoints do (GGUF pairs neighbours)."""
     a, b = jnp.split(x, 2, -1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 

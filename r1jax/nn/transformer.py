@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from r1jax.config import ModelConfig
 from r1jax.nn import layers
-from r1jax.nn.attention import attend, merge, visible
+from r1jax.nn.attention import Rows, attend, attend_rows, merge
 from r1jax.nn.cache import KV, Cache
 from r1jax.sharding import constrain
 
@@ -36,23 +36,25 @@ def forward(
     segment: jax.Array,
     parent: jax.Array,
     cache: Cache | None = None,
+    prompts: int = 0,
+    block: int = 0,
 ) -> tuple[jax.Array, tuple[KV, ...] | Cache, dict]:
     """Hidden states f32[B,T,D] after the final norm; logits are `hidden @ unembedding(params).T`.
 
-    tokens, position, segment, parent: i32[B,T]. Without a cache the second result is each stack's keys and values
+    tokens, position, segment, parent: i32[B,T]; prompts and block: how the rows are cut (`r1jax.types.Batch`). Without a cache the second result is each stack's keys and values
     [L,B,K,T,H]; with one (T = 1) it is the cache with this token appended. The third is `aux`, empty for dense models.
     """
     with jax.named_scope('embed'):
         x = constrain(params['embed'][tokens], 'batch', 'length', None)
     cos, sin = layers.rotation(position, cfg.head_dim, cfg.rope_theta)
-    mask = visible(segment, parent) if cache is None else None
+    rows = Rows.create(segment, parent, prompts, block) if cache is None else None
     kept = []
     for i in range(stacks(params)):
         old = None if cache is None else (cache.prefix[i], cache.suffix[i])
 
         def layer(x, weights_and_old):
             weights, old = weights_and_old
-            return _block(cfg, weights, x, cos, sin, mask, old, cache)
+            return _block(cfg, weights, x, cos, sin, rows, old, cache)
 
         x, kv = _scan(_remat(layer, cfg.remat), x, (params[f'stack_{i}'], old))
         kept.append(kv)
@@ -76,22 +78,22 @@ def _remat(layer, policy):
     return jax.checkpoint(layer, policy=saved, prevent_cse=False)
 
 
-def _block(cfg, w, x, cos, sin, mask, old, cache):
+def _block(cfg, w, x, cos, sin, rows, old, cache):
     """One layer on x [B,T,D]: returns x and its keys and values."""
     with jax.named_scope('attention'):
         h = layers.rms_norm(x, w['attn_norm'], cfg.norm_eps)
-        q, k, v = (layers.matmul(h, w[n], cfg.dtype).swapaxes(1, 2) for n in 'qkv')  # [B,heads,T,H]
+        q, k, v = (layers.matmul(h, w[n], cfg.dtype) for n in 'qkv')  # [B,T,heads,H]
         if cfg.qkv_bias:
-            q, k, v = (a + w[f'{n}_bias'][:, None] for n, a in zip('qkv', (q, k, v), strict=True))
+            q, k, v = (a + w[f'{n}_bias'] for n, a in zip('qkv', (q, k, v), strict=True))
         if cfg.qk_norm:
             q, k = (layers.rms_norm(a, w[f'{n}_norm'], cfg.norm_eps) for n, a in zip('qk', (q, k), strict=True))
         q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
         k, v = k.astype(cfg.dtype), v.astype(cfg.dtype)
         if cache is None:
-            (out, _), kv = attend(q, k, v, mask, cfg.dtype), (k, v)
+            out, kv = attend_rows(q, k, v, rows, cfg.dtype), (k.swapaxes(1, 2), v.swapaxes(1, 2))
         else:
             out, kv = _attend_cached(cfg, q, k, v, old, cache)
-        x = x + layers.matmul(out.swapaxes(1, 2), w['o'], cfg.dtype, contract=2)
+        x = x + layers.matmul(out, w['o'], cfg.dtype, contract=2)
     with jax.named_scope('mlp'):
         h = layers.rms_norm(x, w['mlp_norm'], cfg.norm_eps)
         x = x + layers.swiglu(h, w['gate'], w['up'], w['down'], cfg.dtype)
@@ -101,6 +103,7 @@ def _block(cfg, w, x, cos, sin, mask, old, cache):
 def _attend_cached(cfg, q, k, v, old, cache):
     """One new token a row: the question's prompt, shared by its G rows, merged with the row's own suffix."""
     (pk, pv), (sk, sv) = old
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
     B, N, _, H = q.shape
     Q, _, P, _ = pk.shape
     at = (0, 0, cache.filled, 0)
@@ -111,7 +114,7 @@ def _attend_cached(cfg, q, k, v, old, cache):
     prompt = out.swapaxes(1, 2).reshape(B, N, 1, H), total.swapaxes(1, 2).reshape(B, N, 1)
     filled = (jnp.arange(cache.read) <= cache.filled)[None, None]
     own = attend(q, sk[:, :, : cache.read], sv[:, :, : cache.read], filled, cfg.dtype)
-    return merge(prompt, own)[0], (sk, sv)
+    return merge(prompt, own)[0].swapaxes(1, 2), (sk, sv)
 
 
 def stacks(params: Params) -> int:

@@ -1,13 +1,19 @@
 """From responses to a packed batch: normalisation as data, prompts once, rows filled.
 
 An `Item` is one response with its prompt. `token_weights` turns the kept responses of one optimizer step into weights; `pack` lays
-items into rows of fixed length, items of one group sharing one copy of their prompt where they meet in a row:
+items into rows of fixed length, items of one group sharing one copy of their prompt where they meet:
 
     row       p p p a a a b b | q q c c c        (prompt p with responses a, b; prompt q with response c)
     segment   0 0 0 1 1 1 2 2 | 3 3 4 4 4
     parent   -1-1-1 0 0 0 0 0 |-1-1 3 3 3
     position  0 1 2 3 4 5 3 4 | 0 1 2 3 4
     source    0 0 1 2 3 4 2 6 | 8 8 9 10 11      (a response's first token is predicted by its prompt's last)
+
+With `prompts` tokens set apart at the front of a row, the responses fill the blocks behind them, which do not see each other:
+
+    row       p p p q q . | a a a c c c | b b . . . .
+    segment   0 0 0 1 1-1 | 2 2 2 3 3 3 | 4 4-1-1-1-1
+    parent   -1-1-1-1-1-1 | 0 0 0 1 1 1 | 0 0-1-1-1-1
 
 Supervised examples are the case of one response a prompt. Everything here is NumPy on the host.
 
@@ -63,86 +69,139 @@ def token_weights(lengths: np.ndarray, keep: np.ndarray, normalise: str, max_tok
     return np.where(keep, w, 0.0).astype(np.float32)
 
 
-def pack(items: Sequence[Item], length: int, rows: int, capacity: int) -> tuple[Batch, int, list[tuple[int, int, int]]]:
+def pack(
+    items: Sequence[Item], length: int, rows: int, capacity: int, prompts: int = 0, block: int = 0
+) -> tuple[Batch, int, list[tuple[int, int, int]]]:
     """Packs items into a Batch of arrays [M,R,T] with R = rows, T = length and M·R ≥ capacity.
 
+    Items with a group share the `prompts` tokens at the front of a row; the others bring their prompt along into a block.
     Returns the batch, the number of microbatches in use (the others are empty), and where each item's response begins as (m, r, t).
-    ValueError if an item does not fit a row, or if more than `capacity` rows would be needed; one row an item always suffices.
+    ValueError if an item does not fit, or if more than `capacity` rows would be needed; one row an item always suffices.
     """
+    block = block or length - prompts
+    if block < 1 or (length - prompts) % block:
+        raise ValueError(f'rows of {length=} minus {prompts=} must be a multiple of {block=}')
     for i in items:
-        if len(i.prompt) + len(i.response) > length:
-            raise ValueError(
-                f'prompt of {len(i.prompt)} + response of {len(i.response)} tokens exceed rows of {length}'
-            )
-    filled = _best_fit(items, length)
+        apart, size = (0, len(i.prompt) + len(i.response))
+        if prompts and i.group >= 0:
+            apart, size = len(i.prompt), len(i.response)
+        if apart > prompts or size > block:
+            sizes = f'prompt of {len(i.prompt)} + response of {len(i.response)} tokens'
+            room = f'{prompts} + {block}' if prompts else str(block)
+            raise ValueError(f'{sizes} exceed rows of {room}')
+    filled = _best_fit(items, (length - prompts) // block, prompts, block)
     if len(filled) > capacity:
         raise ValueError(f'{len(items)} items need {len(filled)} rows of {length}, over the capacity of {capacity}')
     micro = -(-capacity // rows)
     shape = (micro * rows, length)
-    ints = {n: np.zeros(shape, np.int32) for n in ('tokens', 'position', 'source')}
-    ints |= {n: np.full(shape, -1, np.int32) for n in ('segment', 'parent')}
-    floats = {n: np.zeros(shape, np.float32) for n in ('weight', 'advantage', *PER_TOKEN)}
+    a: dict[str, np.ndarray] = {n: np.zeros(shape, np.int32) for n in ('tokens', 'position', 'source')}
+    a |= {n: np.full(shape, -1, np.int32) for n in ('segment', 'parent')}
+    a |= {n: np.zeros(shape, np.float32) for n in ('weight', 'advantage', *PER_TOKEN)}
     places: list[tuple[int, int, int]] = [(0, 0, 0)] * len(items)
-    for r, bundles in enumerate(filled):
+    for r, row in enumerate(filled):
         t = segment = 0
-        for bundle in bundles:
-            prompt = items[bundle[0]].prompt
-            P, at = len(prompt), slice(t, t + len(prompt))
-            ints['tokens'][r, at] = prompt
-            ints['position'][r, at] = np.arange(P)
-            ints['source'][r, at] = np.maximum(np.arange(t, t + P) - 1, t)
-            ints['segment'][r, at] = mother = segment
-            last, t = t + P - 1, t + P
-            for k in bundle:
-                segment += 1
-                item, N = items[k], len(items[k].response)
-                at = slice(t, t + N)
-                ints['tokens'][r, at] = item.response
-                ints['position'][r, at] = np.arange(P, P + N)
-                ints['source'][r, at] = [last, *range(t, t + N - 1)][:N]
-                ints['segment'][r, at] = segment
-                ints['parent'][r, at] = mother
-                floats['weight'][r, at] = item.weight
-                floats['advantage'][r, at] = item.advantage
-                for name in PER_TOKEN:
-                    value = getattr(item, name)
-                    if value is not None:
-                        floats[name][r, at] = value
-                places[k] = (r // rows, r % rows, t)
-                t += N
-            segment += 1
-    arrays = {n: a.reshape(micro, rows, length) for n, a in (ints | floats).items()}
-    return Batch(**arrays), -(-len(filled) // rows), places
+        mothers = {}
+        for group, prompt in row.prompts.items():
+            mothers[group] = segment, t + len(prompt) - 1
+            _write_prompt(a, r, t, prompt, segment)
+            t, segment = t + len(prompt), segment + 1
+        for b, bundles in enumerate(row.blocks):
+            t = prompts + b * block
+            for bundle in bundles:
+                first = items[bundle[0]]
+                if (mother := mothers.get(first.group)) is None:
+                    mother = segment, t + len(first.prompt) - 1
+                    _write_prompt(a, r, t, first.prompt, segment)
+                    t, segment = t + len(first.prompt), segment + 1
+                for k in bundle:
+                    _write_response(a, r, t, items[k], segment, mother)
+                    places[k] = (r // rows, r % rows, t)
+                    t, segment = t + len(items[k].response), segment + 1
+    arrays = {n: x.reshape(micro, rows, length) for n, x in a.items()}
+    return Batch(**arrays, prompts=prompts, block=block), -(-len(filled) // rows), places
 
 
-def _best_fit(items: Sequence[Item], length: int) -> list[list[list[int]]]:
-    """Rows of bundles of item indices: best-fit decreasing. A bundle shares a prompt; one too long for a row is split."""
+def _write_prompt(a: dict[str, np.ndarray], r: int, t: int, prompt: np.ndarray, segment: int) -> None:
+    P = len(prompt)
+    at = (r, slice(t, t + P))
+    a['tokens'][at], a['position'][at], a['segment'][at] = prompt, np.arange(P), segment
+    a['source'][at] = np.maximum(np.arange(t, t + P) - 1, t)
+
+
+def _write_response(a: dict[str, np.ndarray], r: int, t: int, item: Item, segment: int, mother: tuple[int, int]) -> None:
+    """`mother`: the segment of the prompt, and the place of its last token."""
+    P, N = len(item.prompt), len(item.response)
+    at = (r, slice(t, t + N))
+    a['tokens'][at], a['position'][at], a['segment'][at] = item.response, np.arange(P, P + N), segment
+    a['parent'][at], a['source'][at] = mother[0], [mother[1], *range(t, t + N - 1)][:N]
+    a['weight'][at], a['advantage'][at] = item.weight, item.advantage
+    for name in PER_TOKEN:
+        if (value := getattr(item, name)) is not None:
+            a[name][at] = value
+
+
+class _Row:
+    """A row being filled: prompts set apart (group -> tokens), and bundles of items a block."""
+
+    def __init__(self, blocks: int, prompts: int, block: int):
+        self.prompts: dict[int, np.ndarray] = {}
+        self.apart = prompts  # tokens left for prompts
+        self.blocks: list[list[list[int]]] = [[] for _ in range(blocks)]
+        self.room = [block] * blocks
+
+
+def _best_fit(items: Sequence[Item], blocks: int, prompts: int, block: int) -> list[_Row]:
+    """Best-fit decreasing: each bundle goes to the fullest block that has room, in a row that has its prompt if one does."""
+    rows: list[_Row] = []
+    for size, bundle in _bundles(items, prompts, block):
+        item = items[bundle[0]]
+        apart = prompts > 0 and item.group >= 0
+        best: tuple[int, int, _Row, int] | None = None
+        for row in rows:
+            news = len(item.prompt) if apart and item.group not in row.prompts else 0
+            if news > row.apart:
+                continue
+            for b, room in enumerate(row.room):
+                if room >= size and (best is None or (news, room) < best[:2]):
+                    best = news, room, row, b
+        if best is None:
+            rows.append(_Row(blocks, prompts, block))
+            best = len(item.prompt) if apart else 0, block, rows[-1], 0
+        news, _, row, b = best
+        if apart:
+            row.prompts.setdefault(item.group, item.prompt)
+        row.apart -= news
+        row.blocks[b].append(bundle)
+        row.room[b] -= size
+    return rows
+
+
+def _bundles(items: Sequence[Item], prompts: int, block: int) -> list[tuple[int, list[int]]]:
+    """(tokens in a block, items) to place, in order. Where prompts are not set apart, the items of a group stay together behind their
+    prompt as far as a block holds them; where they are, each item is a bundle, and the groups follow one another."""
     groups: dict[int, list[int]] = {}
     for k, item in enumerate(items):
         groups.setdefault(item.group if item.group >= 0 else -1 - k, []).append(k)
-    bundles: list[tuple[int, list[int]]] = []
-    for members in groups.values():
-        size, bundle = length + 1, []
-        for k in sorted(members, key=lambda k: (-len(items[k].response), k)):
-            if size + len(items[k].response) > length:
+    apart: list[tuple[int, list[tuple[int, list[int]]]]] = []
+    together: list[tuple[int, list[int]]] = []
+    for group, members in groups.items():
+        members = sorted(members, key=lambda k: (-len(items[k].response), k))
+        if prompts and group >= 0:
+            sizes = [len(items[k].response) for k in members]
+            apart.append((sum(sizes), [(n, [k]) for n, k in zip(sizes, members, strict=True)]))
+            continue
+        size, bundle = block + 1, []
+        for k in members:
+            if size + len(items[k].response) > block:
                 if bundle:
-                    bundles.append((size, bundle))
+                    together.append((size, bundle))
                 size, bundle = len(items[k].prompt), []
             bundle.append(k)
             size += len(items[k].response)
-        bundles.append((size, bundle))
-    rows: list[list[list[int]]] = []
-    room: list[int] = []
-    for size, bundle in sorted(bundles, key=lambda b: (-b[0], b[1][0])):
-        fits = [r for r in range(len(rows)) if room[r] >= size]
-        if fits:
-            r = min(fits, key=lambda r: room[r])
-            rows[r].append(bundle)
-            room[r] -= size
-        else:
-            rows.append([bundle])
-            room.append(length - size)
-    return rows
+        together.append((size, bundle))
+    apart.sort(key=lambda g: -g[0])
+    together.sort(key=lambda b: (-b[0], b[1][0]))
+    return [b for _, bundles in apart for b in bundles] + together
 
 
 def unpack(values: np.ndarray, items: Sequence[Item], places: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:

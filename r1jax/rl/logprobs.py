@@ -1,12 +1,15 @@
 """Log-probabilities of given tokens, without ever holding [B,T,V].
 
-The head runs over chunks of tokens; each chunk's logits are recomputed in the backward pass. Chunks are cut along T, never along B
-or V, which may be sharded.
+The head runs over chunks of the wanted tokens only: each row's are moved to its front, and as many chunks are computed as the
+fullest row needs. Each chunk's logits are recomputed in the backward pass. Chunks are cut along T, never along B or V, which may
+be sharded.
 
 Axes: B rows, T tokens, D width, V vocabulary, C tokens of a chunk.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,31 +26,75 @@ def token_logprobs(
     source: jax.Array,
     temperature: jax.Array | float,
     dtype: str = 'float32',
+    where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """log softmax(hidden[source]·unembedᵀ / temperature)[tokens], and the entropy of that distribution.
 
-    hidden f32[B,T,D]; unembed [V,D]; tokens, source i32[B,T]. temperature 0 stands for greedy sampling, whose log-probabilities
-    are those of temperature 1. Returns logp and entropy, f32[B,T], nats; no gradient flows through the entropy.
+    hidden f32[B,T,D]; unembed [V,D]; tokens, source i32[B,T]; where bool[B,T], the tokens to compute (None: all). temperature 0
+    stands for greedy sampling, whose log-probabilities are those of temperature 1. Returns logp and entropy, f32[B,T], nats, 0
+    outside `where`; gradients flow from logp to hidden and unembed, and none through the entropy.
     """
     B, T, _ = hidden.shape
-    temperature = jnp.where(temperature == 0, 1.0, temperature)
+    temperature = jnp.where(temperature == 0, 1.0, temperature).astype(jnp.float32)
+    if where is None:
+        where = jnp.ones((B, T), bool)
     C = max(1, min(T, _ROWS_A_CHUNK // B))
-    pad = -T % C
-    x = jnp.take_along_axis(hidden, source[..., None], 1)
-
-    def cut(a):
-        a = jnp.pad(a, ((0, 0), (0, pad)) + ((0, 0),) * (a.ndim - 2))
-        return a.reshape(B, -1, C, *a.shape[2:]).swapaxes(0, 1)
-
-    @jax.checkpoint
-    def chunk(x, y):
-        z = matmul(x, unembed.T, dtype) / temperature
-        total = jax.nn.logsumexp(z, -1)
-        logp = jnp.take_along_axis(z, y[..., None], -1)[..., 0] - total
-        z, total = jax.lax.stop_gradient((z, total))
-        entropy = total - (jnp.exp(z - total[..., None]) * z).sum(-1)
-        return logp, entropy
-
     with jax.named_scope('head'):
-        logp, entropy = jax.lax.map(lambda a: chunk(*a), (cut(x), cut(tokens)))
-    return tuple(a.swapaxes(0, 1).reshape(B, -1)[:, :T] for a in (logp, entropy))
+        order = jnp.argsort(~where, axis=1, stable=True)  # wanted tokens first
+        chunks = -(-where.sum(1).max() // C)
+        x = jnp.take_along_axis(hidden, jnp.take_along_axis(source, order, 1)[..., None], 1)
+        y = jnp.take_along_axis(tokens, order, 1)
+        pad = -T % C
+        x, y = jnp.pad(x, ((0, 0), (0, pad), (0, 0))), jnp.pad(y, ((0, 0), (0, pad)))
+        logp, entropy = _head(dtype, C, x, unembed, y, chunks, temperature)
+        back = jnp.argsort(order, axis=1)
+        return tuple(jnp.where(where, jnp.take_along_axis(a, back, 1), 0.0) for a in (logp, entropy))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _head(dtype, C, x, unembed, y, chunks, temperature):
+    """logp and entropy [B,T] of the first `chunks` chunks of C columns: a loop of dynamic length, hence its own gradient."""
+    return _forward(dtype, C, x, unembed, y, chunks, temperature)[0]
+
+
+def _forward(dtype, C, x, unembed, y, chunks, temperature):
+    def body(i, out):
+        at = i * C
+        z = matmul(_cut(x, at, C), unembed.T, dtype) / temperature
+        top = z.max(-1)
+        e = jnp.exp(z - top[..., None])
+        mass, mean = e.sum(-1), (e * z).sum(-1)
+        total = top + jnp.log(mass)
+        logp = jnp.take_along_axis(z, _cut(y, at, C)[..., None], -1)[..., 0] - total
+        new = logp, total - mean / mass, total
+        return tuple(jax.lax.dynamic_update_slice_in_dim(a, b, at, 1) for a, b in zip(out, new, strict=True))
+
+    zero = jnp.zeros(y.shape, jnp.float32)
+    logp, entropy, total = jax.lax.fori_loop(0, chunks, body, (zero, zero, zero))
+    return (logp, entropy), (x, unembed, y, chunks, temperature, total)
+
+
+def _backward(dtype, C, kept, cotangents):
+    x, unembed, y, chunks, temperature, total = kept
+    g = cotangents[0] / temperature
+
+    def body(i, carry):
+        dx, dw = carry
+        at = i * C
+        h = _cut(x, at, C)
+        z = matmul(h, unembed.T, dtype) / temperature
+        hit = jnp.arange(z.shape[-1]) == _cut(y, at, C)[..., None]
+        dz = (hit - jnp.exp(z - _cut(total, at, C)[..., None])) * _cut(g, at, C)[..., None]
+        dx = jax.lax.dynamic_update_slice_in_dim(dx, matmul(dz, unembed, dtype), at, 1)
+        flat = dz.astype(dtype).reshape(-1, dz.shape[-1]), h.astype(dtype).reshape(-1, h.shape[-1])
+        return dx, dw + jnp.dot(flat[0].T, flat[1], preferred_element_type=jnp.float32)
+
+    dx, dw = jax.lax.fori_loop(0, chunks, body, (jnp.zeros(x.shape, jnp.float32), jnp.zeros(unembed.shape, jnp.float32)))
+    return dx.astype(x.dtype), dw.astype(unembed.dtype), None, None, jnp.zeros_like(temperature)
+
+
+def _cut(a, at, C):
+    return jax.lax.dynamic_slice_in_dim(a, at, C, 1)
+
+
+_head.defvjp(_forward, _backward)

@@ -120,10 +120,9 @@ def _examples(stage: Stage, tokenizer) -> list[tuple[Tokens, Tokens]]:
     for i, example in enumerate(_load(f'stage {stage.name}', stage.source.examples)):
         prompt = tokenizer.encode(example.prompt) or [tokenizer.eos]  # a text on its own follows the end of another
         response = [*tokenizer.encode(example.response), tokenizer.eos]
-        if len(prompt) + len(response) > stage.rows.length:
-            raise BadInput(
-                f'stage {stage.name}: example {i} has {len(prompt) + len(response)} tokens, rows.length={stage.rows.length}'
-            )
+        name, room = ('block', stage.rows.block) if stage.rows.block else ('length', stage.rows.length)
+        if (size := len(prompt) + len(response)) > room:
+            raise BadInput(f'stage {stage.name}: example {i} has {size} tokens, rows.{name}={room}')
         pairs.append((prompt, response))
     return pairs
 

@@ -58,9 +58,10 @@ def place(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def _logprobs(model, params, batch, temperature):
-    hidden, _, _ = transformer.forward(model, params, batch.tokens, batch.position, batch.segment, batch.parent)
+    where = batch.tokens, batch.position, batch.segment, batch.parent
+    hidden, _, _ = transformer.forward(model, params, *where, prompts=batch.prompts, block=batch.block)
     head = transformer.unembedding(params)
-    return token_logprobs(hidden, head, batch.tokens, batch.source, temperature, model.dtype)
+    return token_logprobs(hidden, head, batch.tokens, batch.source, temperature, model.dtype, batch.weight != 0)
 
 
 def _micro(batch, i):
@@ -69,7 +70,7 @@ def _micro(batch, i):
 
 @functools.partial(jax.jit, static_argnums=0)
 def logprobs(model: ModelConfig, params, batch: Batch, count: jax.Array, temperature: jax.Array) -> jax.Array:
-    """f32[M,R,T]: the log-probability of every token of the first `count` microbatches; 0 in the others."""
+    """f32[M,R,T]: the log-probability of every token with a weight in the first `count` microbatches; 0 elsewhere."""
 
     def body(i, out):
         logp, _ = _logprobs(model, params, _micro(batch, i), temperature)
