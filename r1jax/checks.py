@@ -28,7 +28,7 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         **dict.fromkeys(('rope_theta', 'norm_eps'), _POSITIVE),
     },
     SampleConfig: {
-        **dict.fromkeys(('max_tokens', 'max_prompt', 'slots'), _ONE_UP),
+        **dict.fromkeys(('max_tokens', 'max_prompt', 'slots', 'buckets'), _ONE_UP),
         **dict.fromkeys(('temperature', 'top_k'), _ZERO_UP),
         'top_p': '(0, 1]',
     },
@@ -198,7 +198,10 @@ def _on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator
     yield from _sample('source.sample', longest, G, shards, model)
     rows, total = stage.rows, longest.max_prompt + longest.max_tokens
     if rows.prompts:
-        yield rows.prompts >= longest.max_prompt, f'rows.prompts={rows.prompts} must hold max_prompt={longest.max_prompt}'
+        yield (
+            rows.prompts >= longest.max_prompt,
+            f'rows.prompts={rows.prompts} must hold max_prompt={longest.max_prompt}',
+        )
         room = rows.block or rows.length - rows.prompts
         yield room >= longest.max_tokens, f'rows.block={room} must hold max_tokens={longest.max_tokens}'
     else:

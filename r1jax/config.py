@@ -55,6 +55,7 @@ class SampleConfig:
     top_p: float = 1.0
     top_k: int = 0  # 0: off
     slots: int = 256  # rows decoded together; a multiple of the samples a question
+    buckets: int = 5  # batch sizes that decoding shrinks through as rows finish, each compiled; 1: none but the first
 
 
 @dataclass
@@ -92,7 +93,9 @@ class RowConfig:
     length: int  # tokens of a packed row: prompts + a multiple of block
     per_microbatch: int = 8  # rows a microbatch; a multiple of data × fsdp
     prompts: int = 0  # at least the longest prompt; 0: a prompt stands in its responses' block
-    block: int = 0  # at least the longest response (with prompts=0: prompt + response); 0: what prompts leave of the row
+    block: int = (
+        0  # at least the longest response (with prompts=0: prompt + response); 0: what prompts leave of the row
+    )
 
 
 @dataclass

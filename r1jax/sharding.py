@@ -51,6 +51,11 @@ def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(*axes))
 
 
+def size(axis: str) -> int:
+    """Devices along a mesh axis where this is traced; 1 outside a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins `x` to the sharding of `axes`, one name a dimension; outside a mesh only the names are checked."""
     p = spec(*axes)

@@ -38,6 +38,15 @@ def test_hugging_face_recognises_special_tokens_and_drops_them_when_decoding(fol
     assert tokenizer.decode([*ids, tokenizer.pad, tokenizer.vocab_size, 10**6]) == 'user\nhi'
 
 
+def test_a_saved_tokenizer_reads_back_the_same(folder, tmp_path):
+    one = HFTokenizer.from_file(folder / 'tokenizer.json')
+    one.save(tmp_path / 'copy')
+    two = HFTokenizer.from_file(tmp_path / 'copy' / 'tokenizer.json')
+    text = '<|im_start|>user\nhi there?<|im_end|>'
+    assert two.encode(text) == one.encode(text)
+    assert (two.eos, two.pad, two.bos, two.chat_template) == (one.eos, one.pad, one.bos, one.chat_template)
+
+
 def test_chat_template_wraps_the_r1_zero_instruction(folder):
     tokenizer = HFTokenizer.from_file(folder / 'tokenizer.json')
     text = template.chat_r1_zero(Problem(0, 'why?', ''), tokenizer)

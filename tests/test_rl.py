@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import MODEL, packed_logprobs, params_of, random_items, row_logprobs
 
+from r1jax.rl import logprobs
 from r1jax.rl.advantage import group_advantage, mixed
 from r1jax.rl.batch import Item, pack, token_weights
 from r1jax.rl.logprobs import token_logprobs
@@ -191,8 +192,11 @@ def test_prompts_set_apart_draw_the_second_picture():
     assert row.parent.tolist() == [-1] * 6 + [0] * 6 + [1, 1, 1, -1, -1, -1]
     assert row.position.tolist()[6:] == [3, 4, 5, 3, 4, 3, 2, 3, 4, 0, 0, 0]
     assert row.source.tolist()[6:] == [2, 6, 7, 2, 9, 2, 4, 12, 13, 0, 0, 0]
-    for wrong, message in (((18, 1, 4, 6, 5), 'multiple of block=5'), ((14, 1, 4, 2, 6), 'exceed rows of 2'),
-                           ((11, 1, 4, 9, 2), 'exceed rows of 9')):
+    for wrong, message in (
+        ((18, 1, 4, 6, 5), 'multiple of block=5'),
+        ((14, 1, 4, 2, 6), 'exceed rows of 2'),
+        ((11, 1, 4, 9, 2), 'exceed rows of 9'),
+    ):
         with pytest.raises(ValueError, match=message):
             pack([a, b, d, c], *wrong)
 
@@ -234,7 +238,8 @@ def test_packed_and_shared_prompts_equal_plain_rows(cut):
         np.testing.assert_allclose(got, row_logprobs(MODEL, params, item.prompt, item.response), atol=2e-5)
 
 
-def test_token_logprobs_equal_log_softmax_in_chunks():
+def test_token_logprobs_equal_log_softmax_in_chunks(monkeypatch):
+    monkeypatch.setattr(logprobs, '_LOGITS', 400 * 11 * 2)  # chunks of 2 tokens, the last padded
     rng = np.random.default_rng(0)
     hidden, head = (
         jnp.array(rng.normal(size=(400, 7, 8)), jnp.float32),
@@ -243,7 +248,7 @@ def test_token_logprobs_equal_log_softmax_in_chunks():
     tokens, source = (
         rng.integers(0, 11, (400, 7)),
         rng.integers(0, 7, (400, 7)),
-    )  # 2800 rows: chunks of 2 tokens, the last padded
+    )
     got, entropy = token_logprobs(hidden, head, jnp.array(tokens), jnp.array(source), 0.5)
     z = jax.nn.log_softmax(np.take_along_axis(np.asarray(hidden), source[..., None], 1) @ head.T / 0.5)
     np.testing.assert_allclose(got, np.take_along_axis(np.asarray(z), tokens[..., None], -1)[..., 0], atol=2e-5)
@@ -253,11 +258,17 @@ def test_token_logprobs_equal_log_softmax_in_chunks():
     np.testing.assert_array_equal(greedy, plain)
 
 
-def test_the_head_computes_what_is_wanted_and_its_gradient_is_that_of_log_softmax():
+def test_the_head_computes_what_is_wanted_and_its_gradient_is_that_of_log_softmax(monkeypatch):
+    monkeypatch.setattr(logprobs, '_LOGITS', 300 * 11 * 3)  # chunks of 3 tokens
     rng = np.random.default_rng(1)
-    hidden, head = jnp.array(rng.normal(size=(300, 9, 8)), jnp.float32), jnp.array(rng.normal(size=(11, 8)), jnp.float32)
+    hidden, head = (
+        jnp.array(rng.normal(size=(300, 9, 8)), jnp.float32),
+        jnp.array(rng.normal(size=(11, 8)), jnp.float32),
+    )
     tokens, source = (jnp.array(rng.integers(0, n, (300, 9))) for n in (11, 9))
-    where = jnp.array(rng.random((300, 9)) < 0.3)  # at most 7 or so of 9 a row: chunks of 3, not all of them run
+    where = jnp.array(
+        (rng.random((300, 9)) < 0.3) & (np.arange(9) < 5)
+    )  # at most 5 of 9 a row: two of three chunks run
     weight = jnp.where(where, jnp.array(rng.normal(size=(300, 9)), jnp.float32), 0)
 
     def ours(hidden, head):

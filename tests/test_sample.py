@@ -9,8 +9,10 @@ import pytest
 from scipy import stats
 from tiny import MODEL, params_of, row_logprobs
 
+from r1jax.nn import cache
 from r1jax.sample import Decode, Prompts, Sampler, sample, sample_keys
 from r1jax.sample.draw import draw, nucleus, search
+from r1jax.sample.sampler import smaller
 
 DECODE = Decode(MODEL, max_tokens=12, stop=(1, 2), pad=0)
 Q, G, P = 3, 4, 6
@@ -77,13 +79,37 @@ def test_limits_hold_row_by_row(params):
 
 
 def test_the_read_part_of_the_cache_changes_nothing(params, monkeypatch):
-    from r1jax.sample import sampler
-
     want = rollout(params)
-    monkeypatch.setattr(sampler, '_SEGMENT', 3)
+    monkeypatch.setattr(cache, '_LEAST', 3)
     got = rollout(params, dataclasses.replace(DECODE, stop=(1, 2, 99)))  # a stop that never comes: compiled anew
     np.testing.assert_array_equal(got.tokens, want.tokens)
     np.testing.assert_allclose(got.logp, want.logp, atol=1e-5)
+
+
+def test_a_batch_that_shrinks_as_rows_finish_draws_the_same(params):
+    want = rollout(params)
+    got = rollout(params, dataclasses.replace(DECODE, buckets=4))
+    assert smaller(Q * G, 4) == [7, 4, 2]
+    np.testing.assert_array_equal(got.tokens, want.tokens)
+    np.testing.assert_array_equal(got.finished, want.finished)
+    np.testing.assert_allclose(got.logp, want.logp, atol=1e-5)
+    limit = np.arange(1, Q * G + 1)  # one row ends at every token
+    r = rollout(params, dataclasses.replace(DECODE, buckets=4, stop=(99,)), limit=limit)
+    np.testing.assert_array_equal(r.sampled.sum(-1), limit)
+    for b in range(Q * G):
+        on = r.sampled[b]
+        want = row_logprobs(MODEL, params, r.tokens[b, : np.argmax(on)], r.tokens[b][on])
+        np.testing.assert_allclose(r.logp[b][on], want, atol=1e-4)
+
+
+def test_rollouts_of_any_length_run_one_program(params):
+    decode = dataclasses.replace(DECODE, buckets=3, stop=(98,))
+    rng = np.random.default_rng(0)
+    rollout(params, decode)
+    compiled = sample._cache_size()
+    for number in range(20):
+        rollout(params, decode, number=number, limit=rng.integers(0, 13, Q * G))
+    assert sample._cache_size() == compiled
 
 
 def test_sampler_cuts_questions_into_calls_and_never_repeats_a_sample(params):

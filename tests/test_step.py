@@ -44,7 +44,17 @@ def _gradients(model, loss, params, batch, count, temperature, fresh):
 
 
 def gradients(
-    params, length=64, rows=8, prompts=0, block=0, *, mesh=(1, 1, 1), model=MODEL, loss=LOSS, temperature=1.0, fresh=False
+    params,
+    length=64,
+    rows=8,
+    prompts=0,
+    block=0,
+    *,
+    mesh=(1, 1, 1),
+    model=MODEL,
+    loss=LOSS,
+    temperature=1.0,
+    fresh=False,
 ):
     mesh = sharding.make_mesh(MeshConfig(*mesh))
     batch, count, _ = pack(items(), length, rows, len(items()), prompts, block)
@@ -174,6 +184,16 @@ def test_logprobs_of_a_packed_batch(params):
     out = compiled.logprobs(MODEL, params, batch, np.int32(count), np.float32(0.7))
     for item, got in list(zip(items(), unpack(np.asarray(out), items(), places), strict=True))[::5]:
         np.testing.assert_allclose(got, row_logprobs(MODEL, params, item.prompt, item.response, 0.7), atol=2e-5)
+
+
+def test_batches_of_any_length_run_one_program(params):
+    rng, sizes = np.random.default_rng(0), set()
+    for _ in range(20):
+        some = [dataclasses.replace(i, response=i.response[: rng.integers(1, 20)]) for i in items()]
+        batch, count, _ = pack(some, 72, 2, len(some), 12, 20)
+        compiled.logprobs(MODEL, params, batch, np.int32(count), np.float32(1))
+        sizes.add(compiled.logprobs._cache_size())
+    assert len(sizes) == 1
 
 
 # --- the optimizer step

@@ -226,6 +226,19 @@ class HFTokenizer(Tokenizer):
     def piece(self, id: int) -> str:
         return self._tokenizer.id_to_token(int(id)) or ''
 
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which `from_file` and transformers read."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._tokenizer.save(str(directory / 'tokenizer.json'))
+        named = {'eos_token': self.eos, 'pad_token': self.pad, 'bos_token': self.bos}
+        config = {name: self._tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
+        config |= {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False}
+        config |= {'chat_template': self.chat_template} if self.chat_template else {}
+        (directory / 'tokenizer_config.json').write_text(
+            json.dumps(config, ensure_ascii=False, indent=1), encoding='utf-8'
+        )
+
 
 def _special(tokenizer: tokenizers.Tokenizer, entry: Any) -> int | None:
     """The id of an entry of tokenizer_config.json: a string, or an object with the string as `content`."""

@@ -3,7 +3,8 @@
 The prompt's keys are computed once a question and read by its G samples; each sample appends its own. All rows decode in lockstep:
 entry t of every suffix is response token t.
 
-Axes: L layers of a stack, Q questions, B = Q·G rows, P prompt tokens, S suffix entries, K key/value heads, H head dim.
+Axes: L layers of a stack, Q questions, B rows (Q·G, question-major, while no row has left), P prompt tokens, S suffix entries,
+K key/value heads, H head dim.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 
 KV = tuple[jax.Array, jax.Array]  # keys, values
 
+_LEAST = 64  # entries of a suffix that are read at first
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +26,6 @@ class Cache:
     prefix_length: jax.Array  # i32[Q]
     suffix: tuple[KV, ...]  # a pair of [L,B,K,S,H] a stack
     filled: jax.Array  # i32[], entries of every suffix that hold keys
-    # suffix entries attended to: at least filled + 1
-    read: int = dataclasses.field(metadata={'static': True}, default=0)
 
 
 def with_suffix(prefix: tuple[KV, ...], prefix_length: jax.Array, samples: int, size: int) -> Cache:
@@ -34,4 +35,24 @@ def with_suffix(prefix: tuple[KV, ...], prefix_length: jax.Array, samples: int, 
         L, Q, K, _, H = x.shape
         return jnp.zeros((L, Q * samples, K, size, H), x.dtype)
 
-    return Cache(prefix, prefix_length, jax.tree.map(empty, prefix), jnp.int32(0), size)
+    return Cache(prefix, prefix_length, jax.tree.map(empty, prefix), jnp.int32(0))
+
+
+def take(cache: Cache, rows: jax.Array) -> Cache:
+    """The cache of some rows, i32[b], each with a copy of its prompt: rows that are left do not stand in groups any more."""
+    B, Q = cache.suffix[0][0].shape[1], cache.prefix_length.shape[0]
+    question = rows // (B // Q)
+    return Cache(
+        jax.tree.map(lambda a: a[:, question], cache.prefix),
+        cache.prefix_length[question],
+        jax.tree.map(lambda a: a[:, rows], cache.suffix),
+        cache.filled,
+    )
+
+
+def reads(size: int) -> tuple[int, ...]:
+    """How much of a suffix of `size` entries may be read: doubling, so that at most twice what is filled is touched."""
+    out = [min(_LEAST, size)]
+    while out[-1] < size:
+        out.append(min(2 * out[-1], size))
+    return tuple(out)

@@ -39,8 +39,3 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """RoPE on x [B,T,heads,H], pairing entry i with i + H/2 as Hugging Face checkpoints do (GGUF pairs neighbours)."""
     a, b = jnp.split(x, 2, -1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-
-
-def swiglu(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array, dtype: str) -> jax.Array:
-    """(silu(x·gate) ∘ x·up)·down (Shazeer, arXiv 2002.05202). x [B,T,D]; gate, up [D,F]; down [F,D]."""
-    return matmul(jax.nn.silu(matmul(x, gate, dtype)) * matmul(x, up, dtype), down, dtype)

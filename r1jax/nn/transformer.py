@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from r1jax.config import ModelConfig
 from r1jax.nn import layers
 from r1jax.nn.attention import Rows, attend, attend_rows, merge
-from r1jax.nn.cache import KV, Cache
+from r1jax.nn.cache import KV, Cache, reads
 from r1jax.sharding import constrain
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed']}
@@ -41,8 +41,9 @@ def forward(
 ) -> tuple[jax.Array, tuple[KV, ...] | Cache, dict]:
     """Hidden states f32[B,T,D] after the final norm; logits are `hidden @ unembedding(params).T`.
 
-    tokens, position, segment, parent: i32[B,T]; prompts and block: how the rows are cut (`r1jax.types.Batch`). Without a cache the second result is each stack's keys and values
-    [L,B,K,T,H]; with one (T = 1) it is the cache with this token appended. The third is `aux`, empty for dense models.
+    tokens, position, segment, parent: i32[B,T]; prompts and block: how rows are cut (`r1jax.types.Batch`). Without a cache
+    the second result is each stack's keys and values [L,B,K,T,H]; with one (T = 1) it is the cache with this token appended. The third
+    is `aux`, empty for dense models.
     """
     with jax.named_scope('embed'):
         x = constrain(params['embed'][tokens], 'batch', 'length', None)
@@ -82,7 +83,10 @@ def _block(cfg, w, x, cos, sin, rows, old, cache):
     """One layer on x [B,T,D]: returns x and its keys and values."""
     with jax.named_scope('attention'):
         h = layers.rms_norm(x, w['attn_norm'], cfg.norm_eps)
-        q, k, v = (layers.matmul(h, w[n], cfg.dtype) for n in 'qkv')  # [B,T,heads,H]
+        if 'qkv' in w:
+            q, k, v = jnp.split(layers.matmul(h, w['qkv'], cfg.dtype), (cfg.heads, cfg.heads + cfg.kv_heads), 2)
+        else:
+            q, k, v = (layers.matmul(h, w[n], cfg.dtype) for n in 'qkv')  # [B,T,heads,H]
         if cfg.qkv_bias:
             q, k, v = (a + w[f'{n}_bias'] for n, a in zip('qkv', (q, k, v), strict=True))
         if cfg.qk_norm:
@@ -96,7 +100,11 @@ def _block(cfg, w, x, cos, sin, rows, old, cache):
         x = x + layers.matmul(out, w['o'], cfg.dtype, contract=2)
     with jax.named_scope('mlp'):
         h = layers.rms_norm(x, w['mlp_norm'], cfg.norm_eps)
-        x = x + layers.swiglu(h, w['gate'], w['up'], w['down'], cfg.dtype)
+        if 'gate_up' in w:
+            gate, up = jnp.split(layers.matmul(h, w['gate_up'], cfg.dtype), 2, -1)
+        else:
+            gate, up = (layers.matmul(h, w[n], cfg.dtype) for n in ('gate', 'up'))
+        x = x + layers.matmul(jax.nn.silu(gate) * up, w['down'], cfg.dtype)  # SwiGLU (Shazeer, arXiv 2002.05202)
     return constrain(x, 'batch', 'length', None), kv
 
 
@@ -112,8 +120,13 @@ def _attend_cached(cfg, q, k, v, old, cache):
     known = (jnp.arange(P) < cache.prefix_length[:, None])[:, None]
     out, total = attend(grouped, pk, pv, known, cfg.dtype)
     prompt = out.swapaxes(1, 2).reshape(B, N, 1, H), total.swapaxes(1, 2).reshape(B, N, 1)
-    filled = (jnp.arange(cache.read) <= cache.filled)[None, None]
-    own = attend(q, sk[:, :, : cache.read], sv[:, :, : cache.read], filled, cfg.dtype)
+    sizes = reads(sk.shape[2])
+    which = (cache.filled >= jnp.array(sizes[:-1], jnp.int32)).sum()
+
+    def read(n):
+        return lambda: attend(q, sk[:, :, :n], sv[:, :, :n], (jnp.arange(n) <= cache.filled)[None, None], cfg.dtype)
+
+    own = jax.lax.switch(which, [read(n) for n in sizes])
     return merge(prompt, own)[0].swapaxes(1, 2), (sk, sv)
 
 
@@ -131,6 +144,19 @@ def unstack(params: Params) -> Params:
         depth = jax.tree.leaves(stack)[0].shape[0]
         single += [jax.tree.map(lambda a, j=j: a[j : j + 1], stack) for j in range(depth)]
     return rest | {f'stack_{i}': s for i, s in enumerate(single)}
+
+
+def fuse(params: Params) -> Params:
+    """The same model with the weights that read one input side by side ('qkv', 'gate_up'): fewer, larger products, which pay
+    where rows are few.
+    """
+
+    def stack(w):
+        rest = {k: v for k, v in w.items() if k not in ('q', 'k', 'v', 'gate', 'up')}
+        qkv, gate_up = jnp.concatenate([w[n] for n in 'qkv'], 2), jnp.concatenate([w['gate'], w['up']], 2)
+        return rest | {'qkv': qkv, 'gate_up': gate_up}
+
+    return {k: stack(v) if k.startswith('stack_') else v for k, v in params.items()}
 
 
 def unembedding(params: Params) -> jax.Array:

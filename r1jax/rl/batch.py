@@ -128,7 +128,9 @@ def _write_prompt(a: dict[str, np.ndarray], r: int, t: int, prompt: np.ndarray, 
     a['source'][at] = np.maximum(np.arange(t, t + P) - 1, t)
 
 
-def _write_response(a: dict[str, np.ndarray], r: int, t: int, item: Item, segment: int, mother: tuple[int, int]) -> None:
+def _write_response(
+    a: dict[str, np.ndarray], r: int, t: int, item: Item, segment: int, mother: tuple[int, int]
+) -> None:
     """`mother`: the segment of the prompt, and the place of its last token."""
     P, N = len(item.prompt), len(item.response)
     at = (r, slice(t, t + N))
@@ -178,7 +180,8 @@ def _best_fit(items: Sequence[Item], blocks: int, prompts: int, block: int) -> l
 
 def _bundles(items: Sequence[Item], prompts: int, block: int) -> list[tuple[int, list[int]]]:
     """(tokens in a block, items) to place, in order. Where prompts are not set apart, the items of a group stay together behind their
-    prompt as far as a block holds them; where they are, each item is a bundle, and the groups follow one another."""
+    prompt as far as a block holds them; where they are, each item is a bundle, and the groups follow one another.
+    """
     groups: dict[int, list[int]] = {}
     for k, item in enumerate(items):
         groups.setdefault(item.group if item.group >= 0 else -1 - k, []).append(k)

@@ -14,9 +14,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from r1jax import sharding
 from r1jax.nn.layers import matmul
 
-_ROWS_A_CHUNK = 1024  # hidden states whose logits exist at once: enough to fill a matmul, 200 MB at V = 50k
+_LOGITS = (
+    2**25
+)  # that exist at once on a device, 134 MB: memory does not grow with V, and 680 rows of V = 50k fill a matmul
 
 
 def token_logprobs(
@@ -38,7 +41,8 @@ def token_logprobs(
     temperature = jnp.where(temperature == 0, 1.0, temperature).astype(jnp.float32)
     if where is None:
         where = jnp.ones((B, T), bool)
-    C = max(1, min(T, _ROWS_A_CHUNK // B))
+    rows, vocab = B / sharding.size('data') / sharding.size('fsdp'), unembed.shape[0] / sharding.size('tensor')
+    C = max(1, min(T, int(_LOGITS / (rows * vocab))))
     with jax.named_scope('head'):
         order = jnp.argsort(~where, axis=1, stable=True)  # wanted tokens first
         chunks = -(-where.sum(1).max() // C)
@@ -89,7 +93,9 @@ def _backward(dtype, C, kept, cotangents):
         flat = dz.astype(dtype).reshape(-1, dz.shape[-1]), h.astype(dtype).reshape(-1, h.shape[-1])
         return dx, dw + jnp.dot(flat[0].T, flat[1], preferred_element_type=jnp.float32)
 
-    dx, dw = jax.lax.fori_loop(0, chunks, body, (jnp.zeros(x.shape, jnp.float32), jnp.zeros(unembed.shape, jnp.float32)))
+    dx, dw = jax.lax.fori_loop(
+        0, chunks, body, (jnp.zeros(x.shape, jnp.float32), jnp.zeros(unembed.shape, jnp.float32))
+    )
     return dx.astype(x.dtype), dw.astype(unembed.dtype), None, None, jnp.zeros_like(temperature)
 
 

@@ -24,11 +24,13 @@ def draw(
     """
     greedy = temperature == 0
     z = logits / jnp.where(greedy, 1.0, temperature)
-    total = jax.nn.logsumexp(z, -1)
-    p = jnp.exp(nucleus(z, top_p, top_k) - z.max(-1, keepdims=True))
+    top = z.max(-1)
+    e = jnp.exp(z - top[:, None])
+    p = jnp.where(nucleus(z, top_p, top_k) > -jnp.inf, e, 0.0) if top_k or top_p < 1 else e
     u = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys)
-    token = jnp.where(greedy, jnp.argmax(z, -1), search(p, u)).astype(jnp.int32)
-    return token, jnp.take_along_axis(z, token[:, None], -1)[:, 0] - total
+    # one branch runs: over a large vocabulary each is a pass over all logits
+    token = jax.lax.cond(greedy, lambda: jnp.argmax(z, -1), lambda: search(p, u)).astype(jnp.int32)
+    return token, jnp.take_along_axis(z, token[:, None], -1)[:, 0] - top - jnp.log(e.sum(-1))
 
 
 def nucleus(z: jax.Array, top_p: float, top_k: int) -> jax.Array:

@@ -32,7 +32,8 @@ class Sampler:
     @classmethod
     def create(cls, model: ModelConfig, cfg: SampleConfig, samples: int, tokenizer, seed: int, max_tokens: int = 0):
         """`max_tokens` overrides the config's, where phases or caps ask for another length."""
-        decode = Decode(model, max_tokens or cfg.max_tokens, (tokenizer.eos,), tokenizer.pad, cfg.top_p, cfg.top_k)
+        N = max_tokens or cfg.max_tokens
+        decode = Decode(model, N, (tokenizer.eos,), tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets)
         return cls(decode, cfg.max_prompt, samples, max(cfg.slots // samples, 1), seed)
 
     def __call__(
@@ -41,10 +42,11 @@ class Sampler:
         question: Sequence[int],
         prompts: Sequence[Sequence[int]],
         rollout: int,
-        limit: int,
+        limit: int | np.ndarray,
         temperature: float,
     ) -> Rollout:
-        """A Rollout of NumPy arrays [Q·G, P+N] for questions with these ids and prompt tokens.
+        """A Rollout of NumPy arrays [Q·G, P+N] for questions with these ids and prompt tokens, each response at most `limit` tokens
+        (an array: i32[Q·G], row by row).
 
         The draws of a row depend on (seed, rollout, question id, sample id, token index) alone. A question that occurs twice gets
         further sample ids, not the same samples again.
@@ -55,7 +57,7 @@ class Sampler:
         for q in question:
             first.append(seen.get(q, 0))
             seen[q] = first[-1] + G
-        parts = []
+        parts, limit = [], np.minimum(np.broadcast_to(limit, len(question) * G), self.decode.max_tokens)
         for at in range(0, len(question), Q):
             ids, rows = question[at : at + Q], prompts[at : at + Q]
             n = len(ids)
@@ -66,7 +68,8 @@ class Sampler:
             number[:n] = ids
             sample_id = np.tile(np.arange(G, dtype=np.int32), Q)
             sample_id[: n * G] += np.repeat(np.array(first[at : at + n], np.int32), G)
-            limits = np.where(np.arange(Q * G) < n * G, min(limit, self.decode.max_tokens), 0).astype(np.int32)
+            limits = np.zeros(Q * G, np.int32)
+            limits[: n * G] = limit[at * G : (at + n) * G]
             keys = sample_keys(self.seed, rollout, np.repeat(number, G), sample_id)
             out = sample(
                 params, Prompts(tokens, length, number), keys, limits, self.decode, np.float32(temperature), sample_id

@@ -1,12 +1,14 @@
 """The sampling loop: prompts in, whole rows with log-probabilities out, in one jitted call.
 
 Each question is prefilled once and its keys are read by its G samples. All rows decode in lockstep until every one has drawn a stop
-token or reached its limit. The cache is read only as far as it is filled, in segments of doubling size.
+token or reached its limit. As rows finish, those that go on move together into a smaller batch (`Decode.buckets`), so that a long
+tail of few rows costs what few rows cost.
 
 A token's draw folds (seed, rollout, question id, sample id, token index) into its key: a sample does not depend on its slot or its
-neighbours.
+neighbours, but for rounding, which is that of the batch's size.
 
-Axes: Q questions, G samples, B = Q·G rows (question-major), P prompt tokens, N new tokens, T = P + N, V vocabulary.
+Axes: Q questions, G samples, B = Q·G rows (question-major), b rows still decoded, P prompt tokens, N new tokens, T = P + N,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from r1jax import sharding
 from r1jax.config import ModelConfig
-from r1jax.nn.cache import with_suffix
+from r1jax.nn import cache as caches
 from r1jax.nn.layers import matmul
-from r1jax.nn.transformer import forward, unembedding, unstack
+from r1jax.nn.transformer import forward, fuse, unembedding, unstack
 from r1jax.sample.draw import draw
-from r1jax.sharding import constrain
 from r1jax.types import Rollout
 
-_SEGMENT = 64  # response tokens after which the attended part of the cache first doubles
+_SHRINK = (
+    0.6  # of one bucket's rows in the next: with long-tailed lengths five buckets then decode 1.2 rows a kept token
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Decode:
     pad: int
     top_p: float = 1.0
     top_k: int = 0
+    buckets: int = 1  # batch sizes in all, the first included
 
 
 @jax.tree_util.register_dataclass
@@ -46,6 +51,43 @@ class Prompts:
     tokens: jax.Array  # i32[Q,P], padded on the right
     length: jax.Array  # i32[Q], at least 1
     question: jax.Array  # i32[Q], problem id
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """What belongs to a row; moves with it into a smaller batch."""
+
+    row: jax.Array  # i32[b], where it stands in the rollout
+    keys: jax.Array  # key[b]
+    start: jax.Array  # i32[b], prompt tokens
+    limit: jax.Array  # i32[b]
+    tokens: jax.Array  # i32[b,N]
+    logp: jax.Array  # f32[b,N]
+    length: jax.Array  # i32[b]
+    finished: jax.Array  # bool[b]
+    done: jax.Array  # bool[b], finished or at its limit
+
+    def record(self, cfg: Decode, t, token, logp) -> _Rows:
+        finished = self.finished | (~self.done & jnp.isin(token, jnp.array(cfg.stop)))
+        length = self.length + ~self.done
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens.at[:, t].set(jnp.where(self.done, cfg.pad, token)),
+            logp=self.logp.at[:, t].set(jnp.where(self.done, 0.0, logp)),
+            length=length,
+            finished=finished,
+            done=finished | (length >= self.limit),
+        )
+
+
+def smaller(rows: int, count: int) -> list[int]:
+    """The sizes that `count` batch sizes shrink to from `rows`, each a multiple of the devices that share the rows."""
+    devices = sharding.size('data') * sharding.size('fsdp')
+    sizes = [rows]
+    for _ in range(count - 1):
+        sizes.append(-(-round(_SHRINK * sizes[-1]) // devices) * devices)
+    return sorted({s for s in sizes if 0 < s < rows}, reverse=True)
 
 
 def sample_keys(seed: int, rollout: int, question: jax.Array, sample: jax.Array) -> jax.Array:
@@ -74,11 +116,11 @@ def sample(
     Q, P = prompts.tokens.shape
     B = keys.shape[0]
     G = B // Q
-    single = unstack(params)  # one layer a stack: decoding then updates the cache in place
+    whole_heads = sharding.size('tensor') == 1  # else a fused product's result would have to be dealt out anew
+    single = unstack(fuse(params) if whole_heads else params)  # one layer a stack: the cache is then updated in place
     head = unembedding(params).T
-    limit = jnp.minimum(limit, N)
 
-    def drawn(hidden, t):  # hidden [B,D]
+    def drawn(hidden, keys, t):  # hidden [b,D]
         logits = matmul(hidden, head, m.dtype)
         at = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
         return draw(logits, at, temperature, cfg.top_p, cfg.top_k)
@@ -88,53 +130,48 @@ def sample(
         segment = jnp.where(place < prompts.length[:, None], 0, -1)
         hidden, prefix, _ = forward(m, params, prompts.tokens, place, segment, jnp.full((Q, P), -1))
         last = jnp.take_along_axis(hidden, (prompts.length - 1)[:, None, None], 1)[:, 0]
-    cache = with_suffix(_by_layer(prefix), prompts.length, G, N)
+    cache = caches.with_suffix(_by_layer(prefix), prompts.length, G, N)
 
-    start = jnp.repeat(prompts.length, G)
+    start, limit = jnp.repeat(prompts.length, G), jnp.minimum(limit, N)
     tokens, logp = jnp.full((B, N), cfg.pad, jnp.int32), jnp.zeros((B, N), jnp.float32)
-    done, length, finished = limit < 1, jnp.zeros(B, jnp.int32), jnp.zeros(B, bool)
-
-    def record(t, token, lp, tokens, logp, done, length, finished):
-        tokens = tokens.at[:, t].set(jnp.where(done, cfg.pad, token))
-        logp = logp.at[:, t].set(jnp.where(done, 0.0, lp))
-        length = length + ~done
-        finished = finished | (~done & jnp.isin(token, jnp.array(cfg.stop)))
-        return tokens, logp, finished | (length >= limit), length, finished
-
-    token, lp = drawn(constrain(jnp.repeat(last, G, 0), 'batch', None), 0)
-    out = record(0, token, lp, tokens, logp, done, length, finished)
+    none = jnp.zeros(B, bool)
+    rows = _Rows(jnp.arange(B), keys, start, limit, tokens, logp, jnp.zeros(B, jnp.int32), none, limit < 1)
+    token, lp = drawn(sharding.constrain(jnp.repeat(last, G, 0), 'batch', None), keys, 0)
+    rows = rows.record(cfg, 0, token, lp)
 
     def step(carry):
-        t, cache, out = carry
-        previous = jax.lax.dynamic_slice_in_dim(out[0], t - 1, 1, 1)
-        zero = jnp.zeros((B, 1), jnp.int32)
-        hidden, cache, _ = forward(m, single, previous, (start + t - 1)[:, None], zero, zero - 1, cache)
-        token, lp = drawn(hidden[:, 0], t)
-        return t + 1, cache, record(t, token, lp, *out)
+        t, cache, rows = carry
+        previous = jax.lax.dynamic_slice_in_dim(rows.tokens, t - 1, 1, 1)
+        zero = jnp.zeros_like(previous)
+        hidden, cache, _ = forward(m, single, previous, (rows.start + t - 1)[:, None], zero, zero - 1, cache)
+        token, lp = drawn(hidden[:, 0], rows.keys, t)
+        return t + 1, cache, rows.record(cfg, t, token, lp)
 
-    carry, end = (jnp.int32(1), cache, out), 0
+    carry, whole = (jnp.int32(1), cache, rows), None
     with jax.named_scope('decode'):
-        while end < N:
-            end = min(N, max(_SEGMENT, 2 * end))
-            carry = carry[0], dataclasses.replace(carry[1], read=end), carry[2]
-            carry = jax.lax.while_loop(lambda c, end=end: (c[0] < end) & ~c[2][2].all(), step, carry)
-    tokens, logp, _, length, finished = carry[2]
+        for after in (*smaller(B, cfg.buckets), 0):
+            carry = jax.lax.while_loop(lambda c, n=after: (c[0] < N) & ((~c[2].done).sum() > n), step, carry)
+            t, cache, rows = carry
+            whole = rows if whole is None else jax.tree.map(lambda a, b: a.at[rows.row].set(b), whole, rows)
+            if after:
+                going = jnp.argsort(rows.done, stable=True)[:after]  # those that are not done, first
+                carry = t, caches.take(cache, going), jax.tree.map(lambda a: a[going], rows)
 
     # Rows: prompt, response, padding, contiguous from 0.
     t = jnp.arange(P + N)
     response = t - start[:, None]
-    sampled = (response >= 0) & (response < length[:, None])
+    sampled = (response >= 0) & (response < whole.length[:, None])
     inside = jnp.clip(response, 0, N - 1)
     prompt = jnp.pad(jnp.repeat(prompts.tokens, G, 0), ((0, 0), (0, N)))
-    row = jnp.where(response < 0, prompt, jnp.where(sampled, jnp.take_along_axis(tokens, inside, 1), cfg.pad))
+    row = jnp.where(response < 0, prompt, jnp.where(sampled, jnp.take_along_axis(whole.tokens, inside, 1), cfg.pad))
     if sample_id is None:
         sample_id = jnp.tile(jnp.arange(G), Q)
     return Rollout(
         tokens=row,
         sampled=sampled,
-        logp=jnp.where(sampled, jnp.take_along_axis(logp, inside, 1), 0.0),
+        logp=jnp.where(sampled, jnp.take_along_axis(whole.logp, inside, 1), 0.0),
         question=jnp.repeat(prompts.question, G),
         sample=sample_id,
-        finished=finished,
+        finished=whole.finished,
         version=jnp.int32(0),
     )

@@ -208,9 +208,7 @@ class _Stage:
 
     def _pack(self, items: Sequence[Item]):
         rows = self.stage.rows
-        batch, count, places = pack(
-            items, rows.length, rows.per_microbatch, self.capacity, rows.prompts, rows.block
-        )
+        batch, count, places = pack(items, rows.length, rows.per_microbatch, self.capacity, rows.prompts, rows.block)
         return compiled.place(batch, self.mesh), count, places
 
     def logprobs(self, params, items: Sequence[Item], temperature: float) -> list[np.ndarray]:

@@ -1,0 +1,40 @@
+"""The benchmarks measure what they say: the floor's arithmetic, and a step that samples the lengths that were asked for."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
+
+import grpo_step
+import workload
+
+
+def test_the_floor_is_the_least_work():
+    w = dict(workload.W, layers=1, d=4, heads=1, kv=1, hd=4, ffn=8, vocab=10, questions=1, group=2, prompt=3, new=2)
+    assert workload.layer_params(w) == 4 * 4 * 4 + 3 * 4 * 8
+    assert workload.total_params(w) == 160 + 8 + 4 + 40
+    # forward over 3 prompt and 2·2 response tokens: products, causal attention with 4·4 a pair, the head on responses
+    forward = 2 * 160 * 7 + 16 * (1 + 2 + 3) + 2 * 16 * (4 + 5) + 2 * 40 * 4
+    floor = workload.floor(w, gflops=1e-9, gbs=1e9)
+    assert floor['score'] == forward and floor['train'] == 3 * forward
+    # the prompt once, its last token's head once; then one more token a sample
+    assert floor['gen'] == 2 * 160 * 3 + 16 * 6 + 2 * 40 + 2 * 2 * 200 + 2 * 16 * 4
+    assert floor['step'] == floor['gen'] + floor['score'] + floor['train']
+    assert workload.floor(w, gflops=1e9, gbs=1e-9)['train'] == 40 * 212  # bytes: AdamW
+
+
+@pytest.mark.parametrize(('name', 'mean'), [('W', 128), ('T', 64), ('V', 90.16), ('TV', 45.11)])
+def test_lengths_are_those_of_the_workload(name, mean):
+    lens = workload.lengths(workload.WORKLOADS[name])
+    assert sum(lens) / len(lens) == pytest.approx(mean, abs=0.01)
+
+
+def test_a_step_samples_the_given_lengths_and_its_logprobs_are_the_full_pass_s():
+    w = dict(workload.TV, layers=1, questions=2, group=4, prompt=5, new=16)
+    step = grpo_step.Step(w, grpo_step.RowConfig(10 + 2 * 16, 2, prompts=10, block=16), buckets=3, dtype='float32')
+    seen = step()  # raises where a response has another length
+    assert seen['gap'] < 1e-4 and 0 <= seen['padding'] < 1
+    assert seen['step'] == pytest.approx(seen['gen'] + seen['score'] + seen['train'])
+    assert 1 <= step.decoded() < 2
