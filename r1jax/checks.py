@@ -51,7 +51,9 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         **dict.fromkeys(('max_refills', 'overlong_buffer', 'reference_every'), _ZERO_UP),
     },
     NLL: {},
-    GRPO: dict.fromkeys(('clip_low', 'clip_high', 'beta', 'std_ddof', 'std_eps', 'importance_cap'), _ZERO_UP),
+    GRPO: dict.fromkeys(
+        ('clip_low', 'clip_high', 'beta', 'std_ddof', 'std_eps', 'importance_cap', 'sampler_gap'), _ZERO_UP
+    ),
     config.Phase: {'step': _ZERO_UP, 'max_tokens': _ONE_UP, 'temperature': _POSITIVE, 'learning_rate': _ZERO_UP},
     Eval: {'samples': _ONE_UP, 'every': _ZERO_UP},
     Stage: {

@@ -11,7 +11,7 @@ from tiny import MODEL, full_logits, packed_logprobs, params_of, random_items, r
 
 from r1jax import sharding
 from r1jax.config import GRPO, NLL, MeshConfig, OptimConfig
-from r1jax.rl.batch import pack, unpack
+from r1jax.rl.batch import Item, pack, unpack
 from r1jax.train import optim
 from r1jax.train import step as compiled
 
@@ -189,7 +189,7 @@ def test_logprobs_of_a_packed_batch(params):
 def test_batches_of_any_length_run_one_program(params):
     rng, sizes = np.random.default_rng(0), set()
     for _ in range(20):
-        some = [dataclasses.replace(i, response=i.response[: rng.integers(1, 20)]) for i in items()]
+        some = [Item(i.prompt, i.response[: rng.integers(1, 20)], i.weight, i.group) for i in items()]
         batch, count, _ = pack(some, 72, 2, len(some), 12, 20)
         compiled.logprobs(MODEL, params, batch, np.int32(count), np.float32(1))
         sizes.add(compiled.logprobs._cache_size())

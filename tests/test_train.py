@@ -173,12 +173,12 @@ def test_too_many_skipped_steps_stop_the_run_with_its_state(tmp_path, monkeypatc
         assert saved.latest() == len(lines)
 
 
-def run_zero(whole, tmp_path, steps=2, phases=(), **change):
+def run_zero(whole, tmp_path, steps=2, phases=(), loss=None, **change):
     """The second stage of the smallest experiment with its source changed, from the finished first stage of `whole`."""
     recipe = smallest.recipe()
     zero = recipe.stages[1]
     source = dataclasses.replace(zero.source, **{'minibatches': 1, 'inner_epochs': 1} | change)
-    zero = dataclasses.replace(zero, source=source, steps=steps, phases=phases, evals=())
+    zero = dataclasses.replace(zero, source=source, steps=steps, phases=phases, evals=(), loss=loss or zero.loss)
     os.makedirs(tmp_path / 'checkpoints')
     os.symlink(whole / 'checkpoints' / 'base', tmp_path / 'checkpoints' / 'base')
     shutil.copy(whole / 'metrics.jsonl', tmp_path)  # cut back to where `base` ended
@@ -227,6 +227,23 @@ def test_every_option_of_a_rollout_changes_something(whole, plain, tmp_path, cha
         assert lines[0]['reward/overlong'] < 0 and lines[0]['reward/mean'] < plain[0]['reward/mean']
     if change.get('overlong') == 'mask':
         assert lines[0]['rollout/truncated'] > 0 and lines[0]['tokens'] < plain[0]['tokens']
+
+
+def test_the_sampler_s_logprobs_serve_as_the_old_policy_s_while_the_gap_is_small(whole, tmp_path, monkeypatch):
+    """Two rollouts of two minibatches: a pass for each of the reference's and the old policy's, where those are asked for."""
+    passes, plain = [], stage._Stage.logprobs
+    monkeypatch.setattr(stage._Stage, 'logprobs', lambda self, *args: passes.append(1) or plain(self, *args))
+    runs = []
+    for bound, expected in ((0.0, 2 * 4), (1e-3, 4 + 2)):
+        passes.clear()
+        loss = dataclasses.replace(smallest.recipe().stages[1].loss, sampler_gap=bound)
+        change = {'minibatches': 2, 'max_refills': 0, 'reference_every': 0}
+        runs.append(run_zero(whole, tmp_path / str(bound), steps=4, loss=loss, **change))
+        assert len(passes) == expected
+    for a, b in zip(*runs, strict=True):
+        assert 0 < b['policy/sampler_gap_max'] < 1e-4  # logged at every step, also where it is not measured
+        for name in ('loss', 'grad_norm', 'reward/mean', 'policy/clip_fraction'):
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
 
 
 def test_seeds_by_name_differ():

@@ -8,6 +8,7 @@ Axes: Q questions, G samples, B = Q·G responses of a rollout, T tokens of a row
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +26,8 @@ from r1jax.sample import Sampler, responses
 from r1jax.train.phases import derive, settings_at
 from r1jax.types import Problem, Response, Rollout
 
+GAP = ('policy/sampler_gap_max', 'policy/sampler_gap_mean')
+
 Tokens = Sequence[int]
 LogProbs = Callable[[Any, list[Item], float], list[np.ndarray]]  # (params, items, temperature) -> f32[N] an item
 
@@ -32,7 +35,6 @@ LogProbs = Callable[[Any, list[Item], float], list[np.ndarray]]  # (params, item
 class StoredSource:
     """Supervised examples, `batch` an optimizer step, each token of each response weighing the same."""
 
-    updates_a_rollout = 1
     fresh = True
 
     def __init__(self, cfg: Stored, examples: Sequence[tuple[Tokens, Tokens]], seed: int):
@@ -48,6 +50,9 @@ class StoredSource:
         items = [Item(np.asarray(p), np.asarray(r), w) for (p, r), w in zip(pairs, weights, strict=True)]
         return items, {}, []
 
+    def measured(self, metrics: dict) -> dict:
+        return metrics
+
     def cursor(self) -> dict:
         return {'position': self.position}
 
@@ -62,7 +67,8 @@ class OnPolicySource:
     """Rollouts of the policy, graded, cut into shuffled minibatches.
 
     `logprobs` scores items under given parameters: the reference, once a rollout, and the policy itself where a rollout serves
-    several updates (with one update π_old is the update's own forward pass).
+    several updates. No pass is made for what is known: a rollout's first update is its own π_old, and the later ones take the
+    sampler's log-probabilities while the gap measured at first updates is within `GRPO.sampler_gap`.
     """
 
     def __init__(
@@ -82,14 +88,23 @@ class OnPolicySource:
         self.data = store.ordered(range(len(problems)), derive(seed, 'order'))
         self.updates_a_rollout = self.cfg.minibatches * self.cfg.inner_epochs
         self.position = self.rollouts = self.used = 0
+        self.gap: dict[str, float] = {}  # the sampler gap's metrics, as measured at the last first update of a rollout
         self.began = 0  # step at which the rollout in flight was sampled: decides its settings
+        self.first = self.trusted = False
         self.metrics: dict = {}
         self.arrays: dict[str, np.ndarray] | None = None
 
     @property
     def fresh(self) -> bool:
-        """Whether the last items were drawn by the very parameters that are about to be updated, with nothing recomputed."""
-        return self.updates_a_rollout == 1
+        """Whether the last items were drawn by the very parameters that are about to be updated."""
+        return self.first
+
+    def measured(self, metrics: dict) -> dict:
+        """The metrics of the update that took the last items, with the sampler gap of its rollout: an update whose π_old is the
+        sampler's has none to measure."""
+        if self.first and metrics['tokens']:
+            self.gap = {k: metrics[k] for k in GAP}
+        return metrics | (self.gap if self.trusted else {})
 
     @property
     def at_boundary(self) -> bool:
@@ -106,6 +121,7 @@ class OnPolicySource:
         chosen = np.sort(np.array_split(order, self.cfg.minibatches)[batch])
         items, metrics = self._items(chosen), dict(self.metrics)
         self.metrics = {k: v for k, v in self.metrics.items() if not k.startswith('time/')}
+        self.first = self.used == 0
         self.used += 1
         if self.used == self.updates_a_rollout:
             self.arrays = None
@@ -201,7 +217,11 @@ class OnPolicySource:
     def _score_policies(self, params, reference, temperature: float) -> None:
         """Fills old_logp and ref_logp, minibatch by minibatch of the first inner epoch, where the loss will read them."""
         wanted = [('ref_logp', reference)] if self.loss.beta else []
-        wanted += [('old_logp', params)] if not self.fresh else []
+        several = self.updates_a_rollout > 1
+        self.trusted = several and self.gap.get(GAP[0], math.inf) <= self.loss.sampler_gap
+        if self.trusted:
+            self.arrays['old_logp'] = self.arrays['sampler_logp'].copy()
+        wanted += [('old_logp', params)] if several and not self.trusted else []
         B = len(self.arrays['reward'])
         if not wanted or not B:
             return
@@ -233,7 +253,7 @@ class OnPolicySource:
         return out
 
     def cursor(self) -> dict:
-        counters = ('position', 'rollouts', 'used', 'began')
+        counters = ('position', 'rollouts', 'used', 'began', 'trusted', 'gap')
         return {n: getattr(self, n) for n in counters} | {'metrics': self.metrics}
 
     def flight(self) -> dict[str, np.ndarray] | None:

@@ -186,7 +186,7 @@ class _Stage:
         self.state, values = self.update(
             self.state, batch, i32(count), f32(rate), f32(now.temperature), np.bool_(self.source.fresh)
         )
-        metrics |= {k: float(v) for k, v in jax.device_get(values).items()}
+        metrics |= self.source.measured({k: float(v) for k, v in jax.device_get(values).items()})
         end = time.monotonic()
         metrics |= {
             'learning_rate': rate,
