@@ -3,7 +3,7 @@
 The prompt's keys are computed once a question and read by its G samples; each sample appends its own. All rows decode in lockstep:
 entry t of every suffix is response token t.
 
-Axes: L layers of a stack, Q questions, B rows (Q·G, question-major, while no row has left), P prompt tokens, S suffix entries,
+Axes: L layers of a stack (none where layers are not stacked, as in decoding), Q questions, B rows (Q·G, question-major, while no row has left), P prompt tokens, S suffix entries,
 K key/value heads, H head dim.
 """
 
@@ -32,22 +32,21 @@ def with_suffix(prefix: tuple[KV, ...], prefix_length: jax.Array, samples: int, 
     """A cache whose prompts are `prefix` and whose suffixes, `samples` a question and `size` long, are empty."""
 
     def empty(x):
-        L, Q, K, _, H = x.shape
-        return jnp.zeros((L, Q * samples, K, size, H), x.dtype)
+        *L, Q, K, _, H = x.shape
+        return jnp.zeros((*L, Q * samples, K, size, H), x.dtype)
 
     return Cache(prefix, prefix_length, jax.tree.map(empty, prefix), jnp.int32(0))
 
 
 def take(cache: Cache, rows: jax.Array) -> Cache:
     """The cache of some rows, i32[b], each with a copy of its prompt: rows that are left do not stand in groups any more."""
-    B, Q = cache.suffix[0][0].shape[1], cache.prefix_length.shape[0]
+    B, Q = cache.suffix[0][0].shape[-4], cache.prefix_length.shape[0]
     question = rows // (B // Q)
-    return Cache(
-        jax.tree.map(lambda a: a[:, question], cache.prefix),
-        cache.prefix_length[question],
-        jax.tree.map(lambda a: a[:, rows], cache.suffix),
-        cache.filled,
+    prefix, suffix = (
+        jax.tree.map(lambda a, at=at: jnp.take(a, at, axis=-4), part)
+        for part, at in ((cache.prefix, question), (cache.suffix, rows))
     )
+    return Cache(prefix, cache.prefix_length[question], suffix, cache.filled)
 
 
 def reads(size: int) -> tuple[int, ...]:

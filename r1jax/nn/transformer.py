@@ -1,8 +1,8 @@
 """The decoder: tokens in, hidden states out.
 
 `forward` is a function of parameters; `Transformer` only declares them (the seam to flax: `describe` and `init_params` below).
-Layers are a tuple of stacks, each a dict of weights with a leading layer axis, scanned; `unstack` cuts them into stacks of one
-layer, which run without a scan: faster to decode, slower to compile.
+Layers are a tuple of stacks, each a dict of weights with a leading layer axis, scanned; `unstack` makes each layer a stack without
+that axis, which is not scanned: faster to decode, slower to compile.
 
 A full pass takes packed rows (`segment`, `parent`: see `r1jax.types.Batch`) and returns every layer's keys and values, which is
 what prefill needs and the compiler drops elsewhere. A decoding pass takes a `Cache` and one token a row.
@@ -66,10 +66,9 @@ def forward(
 
 
 def _scan(layer, x, stack):
-    if jax.tree.leaves(stack)[0].shape[0] > 1:
-        return jax.lax.scan(layer, x, stack)
-    x, kv = layer(x, jax.tree.map(lambda a: a[0], stack))
-    return x, jax.tree.map(lambda a: a[None], kv)
+    weights, _ = stack
+    single = weights['attn_norm'].ndim == 1
+    return layer(x, stack) if single else jax.lax.scan(layer, x, stack)
 
 
 def _remat(layer, policy):
@@ -136,13 +135,16 @@ def stacks(params: Params) -> int:
 
 
 def unstack(params: Params) -> Params:
-    """The same model as stacks of one layer each."""
+    """The same model with each layer a stack of its own, without the layer axis.
+
+    An axis of size 1 would do, but for XLA: it then updates the cache twice, with and without that axis, and copies it each time.
+    """
     rest = {k: v for k, v in params.items() if not k.startswith('stack_')}
     single = []
     for i in range(stacks(params)):
         stack = params[f'stack_{i}']
         depth = jax.tree.leaves(stack)[0].shape[0]
-        single += [jax.tree.map(lambda a, j=j: a[j : j + 1], stack) for j in range(depth)]
+        single += [jax.tree.map(lambda a, j=j: a[j], stack) for j in range(depth)]
     return rest | {f'stack_{i}': s for i, s in enumerate(single)}
 
 

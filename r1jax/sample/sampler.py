@@ -98,8 +98,8 @@ def sample_keys(seed: int, rollout: int, question: jax.Array, sample: jax.Array)
 
 
 def _by_layer(stacks):
-    """Keys and values of each stack [L,…], as one pair [1,…] a layer."""
-    return tuple((k[i : i + 1], v[i : i + 1]) for k, v in stacks for i in range(k.shape[0]))
+    """Keys and values of each stack [L,…], as one pair […] a layer."""
+    return tuple((k[i], v[i]) for k, v in stacks for i in range(k.shape[0]))
 
 
 @functools.partial(jax.jit, static_argnames='cfg')
