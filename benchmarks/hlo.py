@@ -119,8 +119,8 @@ class Program:
         kernel = re.search(r'dim_labels=\w+_(\w+)->', i.rest)[1]
         window = re.search(r'window=\{[^}]*size=([\dx]+)', i.rest)
         batched = re.search(r'(?:feature|batch)_group_count=(\d+)', i.rest)
-        if (
-            window and 'lhs_dilate' in i.rest or 'pad=' in i.rest and window
+        if (window and 'lhs_dilate' in i.rest) or (
+            'pad=' in i.rest and window
         ):  # a batch axis written as a diagonal window
             return 2.0 * out * operands[1][kernel.index('i')]
         spatial = math.prod(n for n, label in zip(operands[1], kernel, strict=True) if label not in 'io')

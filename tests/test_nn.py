@@ -9,7 +9,7 @@ import pytest
 from tiny import MODEL, full_logits, params_of
 
 from r1jax.nn.attention import attend, merge, visible
-from r1jax.nn.cache import with_suffix
+from r1jax.nn.cache import by_layer, with_suffix
 from r1jax.nn.transformer import forward, init_boxed, logical_axes, stacks, unembedding, unstack
 
 
@@ -32,8 +32,7 @@ def test_cached_decoding_equals_the_full_forward(change):
     _, prefix, _ = full(cfg, params, jnp.array(prompt), place, segment, jnp.full((Q, P), -1))
     single = unstack(params)
     assert stacks(single) == cfg.layers
-    prefix = tuple(tuple(a[i : i + 1] for a in kv) for kv in prefix for i in range(cfg.layers))
-    cache = with_suffix(prefix, jnp.array(length), G, N)
+    cache = with_suffix(by_layer(prefix), jnp.array(length), G, N)
     start = np.repeat(length, G)
     zero = jnp.zeros((Q * G, 1), jnp.int32)
     step = jax.jit(lambda tok, pos, cache: forward(cfg, single, tok, pos, zero, zero - 1, cache))

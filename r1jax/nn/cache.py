@@ -3,8 +3,8 @@
 The prompt's keys are computed once a question and read by its G samples; each sample appends its own. All rows decode in lockstep:
 entry t of every suffix is response token t.
 
-Axes: L layers of a stack (none where layers are not stacked, as in decoding), Q questions, B rows (Q·G, question-major, while no row has left), P prompt tokens, S suffix entries,
-K key/value heads, H head dim.
+Axes: L layers of a stack (no axis where layers are not stacked, as in decoding), Q questions, B rows (Q·G, question-major, while no
+row has left), P prompt tokens, S suffix entries, K key/value heads, H head dim.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class Cache:
     prefix_length: jax.Array  # i32[Q]
     suffix: tuple[KV, ...]  # a pair of [L,B,K,S,H] a stack
     filled: jax.Array  # i32[], entries of every suffix that hold keys
+
+
+def by_layer(stacks: tuple[KV, ...]) -> tuple[KV, ...]:
+    """Keys and values of each stack [L,…], as one pair […] a layer."""
+    return tuple((k[i], v[i]) for k, v in stacks for i in range(k.shape[0]))
 
 
 def with_suffix(prefix: tuple[KV, ...], prefix_length: jax.Array, samples: int, size: int) -> Cache:

@@ -97,11 +97,6 @@ def sample_keys(seed: int, rollout: int, question: jax.Array, sample: jax.Array)
     return jax.vmap(lambda q, s: fold(fold(base, q), s))(question, sample)
 
 
-def _by_layer(stacks):
-    """Keys and values of each stack [L,…], as one pair […] a layer."""
-    return tuple((k[i], v[i]) for k, v in stacks for i in range(k.shape[0]))
-
-
 @functools.partial(jax.jit, static_argnames='cfg')
 def sample(
     params, prompts: Prompts, keys: jax.Array, limit: jax.Array, cfg: Decode, temperature=1.0, sample_id=None
@@ -130,7 +125,7 @@ def sample(
         segment = jnp.where(place < prompts.length[:, None], 0, -1)
         hidden, prefix, _ = forward(m, params, prompts.tokens, place, segment, jnp.full((Q, P), -1))
         last = jnp.take_along_axis(hidden, (prompts.length - 1)[:, None, None], 1)[:, 0]
-    cache = caches.with_suffix(_by_layer(prefix), prompts.length, G, N)
+    cache = caches.with_suffix(caches.by_layer(prefix), prompts.length, G, N)
 
     start, limit = jnp.repeat(prompts.length, G), jnp.minimum(limit, N)
     tokens, logp = jnp.full((B, N), cfg.pad, jnp.int32), jnp.zeros((B, N), jnp.float32)

@@ -101,7 +101,8 @@ class OnPolicySource:
 
     def measured(self, metrics: dict) -> dict:
         """The metrics of the update that took the last items, with the sampler gap of its rollout: an update whose π_old is the
-        sampler's has none to measure."""
+        sampler's has none to measure.
+        """
         if self.first and metrics['tokens']:
             self.gap = {k: metrics[k] for k in GAP}
         return metrics | (self.gap if self.trusted else {})
