@@ -5,8 +5,10 @@
 Every figure is read from the workdirs; nothing is typed in. `tests/test_story.py` compares a new run with NAME.json.
 """
 
+import itertools
 import json
 import pathlib
+import statistics
 import sys
 
 HERE = pathlib.Path(__file__).parent
@@ -21,6 +23,7 @@ CURVES = (
 )
 COLUMNS = ('pass@1', 'cons', 'response_tokens', 'format', 'accuracy_well_formed')
 WINDOW = 5  # steps averaged into one point of a curve
+SHOWN = 3  # questions whose first sample is shown before and after
 
 
 def curve(workdir: pathlib.Path, stage: str) -> dict:
@@ -36,6 +39,30 @@ def curve(workdir: pathlib.Path, stage: str) -> dict:
     return out
 
 
+def step_seconds(workdir: pathlib.Path, stage: str) -> dict:
+    """Median seconds of a step and of its parts."""
+    with open(workdir / 'metrics.jsonl', encoding='utf-8') as file:
+        lines = [m for m in map(json.loads, file) if m['stage'] == stage]
+    seconds = [m['seconds'] for m in lines]
+    out = {'step': [b - a for a, b in itertools.pairwise(seconds)]}
+    out |= {n.removeprefix('time/'): [m[n] for m in lines] for n in lines[0] if n.startswith('time/')}
+    return {n: round(statistics.median(v), 3) for n, v in out.items()}
+
+
+def samples(workdir: pathlib.Path, stage: str) -> list[dict]:
+    """The first sample of the first questions of each evaluation, before and after."""
+    seen: dict[tuple, dict] = {}
+    with open(workdir / 'samples.jsonl', encoding='utf-8') as file:
+        for s in map(json.loads, file):
+            if s['stage'] == stage and s['when'] in ('before', 'after'):
+                both = seen.setdefault((s['eval'], s['question']), {'eval': s['eval'], 'prompt': s['prompt']})
+                both.setdefault(s['when'], s['completion'])
+    chosen = []
+    for name in dict.fromkeys(e for e, _ in seen):
+        chosen += [both for (e, _), both in seen.items() if e == name][:SHOWN]
+    return chosen
+
+
 def run(workdir: pathlib.Path) -> dict:
     config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
     summary = json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
@@ -45,7 +72,15 @@ def run(workdir: pathlib.Path) -> dict:
         'seed': config['seed'],
         'git_commit': config['git_commit'],
         'versions': config['versions'],
-        'stages': {name: entry | {'curve': curve(workdir, name)} for name, entry in summary['stages'].items()},
+        'stages': {name: entry | stage(workdir, name) for name, entry in summary['stages'].items()},
+    }
+
+
+def stage(workdir: pathlib.Path, name: str) -> dict:
+    return {
+        'curve': curve(workdir, name),
+        'step_seconds': step_seconds(workdir, name),
+        'samples': samples(workdir, name),
     }
 
 
@@ -72,6 +107,8 @@ def page(name: str, runs: list[dict]) -> str:
         seconds = ', '.join(f'{r["stages"][stage]["seconds"]:.0f} s' for r in runs)
         steps = runs[0]['stages'][stage]['steps']
         out += [f'## Stage {stage}: {steps} steps in {seconds}', '']
+        median = runs[0]['stages'][stage]['step_seconds']
+        out += ['Median seconds, seed {}: {}.'.format(runs[0]['seed'], ', '.join(f'{n} {v}' for n, v in median.items())), '']
         if 'evals' not in runs[0]['stages'][stage]:
             continue
         out += ['| seed | evaluation | when | ' + ' | '.join(COLUMNS) + ' |', '|' + '---|' * (3 + len(COLUMNS))]
@@ -89,6 +126,10 @@ def page(name: str, runs: list[dict]) -> str:
         points = runs[0]['stages'][stage]['curve']
         out += ['| ' + ' | '.join(points) + ' |', '|' + '---|' * len(points)]
         out += ['| ' + ' | '.join(map(str, row)) + ' |' for row in zip(*points.values(), strict=True)]
+        out += ['', f'Samples before and after, seed {runs[0]["seed"]}:', '']
+        for s in runs[0]['stages'][stage]['samples']:
+            out += [f'- {s["eval"]}: `{s["prompt"]!r}`']
+            out += [f'  - {when}: `{s[when]!r}`' for when in ('before', 'after') if when in s]
         out += ['']
     return '\n'.join(out) + '\n'
 
