@@ -89,12 +89,12 @@ def test_visible_sees_own_past_and_parent():
 def test_attention_in_parts_merges_to_the_whole():
     rng = np.random.default_rng(0)
     q = jnp.array(rng.normal(size=(2, 4, 3, 8)), jnp.float32)
-    k, v = (jnp.array(rng.normal(size=(2, 2, 10, 8)), jnp.float32) for _ in 'kv')
+    k, v = (jnp.array(rng.normal(size=(2, 2, *s)), jnp.float32) for s in ((8, 10), (10, 8)))
     mask = (
         jnp.array(rng.random((2, 3, 10)) < 0.6).at[:, :, 4:].set(False).at[1, 0].set(False)
     )  # a part, and a row, without keys
     whole, total = attend(q, k, v, mask, 'float32')
-    cut = [attend(q, k[:, :, s], v[:, :, s], mask[:, :, s], 'float32') for s in (slice(0, 4), slice(4, 10))]
+    cut = [attend(q, k[..., s], v[:, :, s], mask[:, :, s], 'float32') for s in (slice(0, 4), slice(4, 10))]
     out, lse = merge(*cut)
     np.testing.assert_allclose(out, whole, atol=1e-6)
     some = mask.any(-1)[:, None].repeat(4, 1)

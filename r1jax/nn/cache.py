@@ -16,15 +16,15 @@ import jax.numpy as jnp
 
 KV = tuple[jax.Array, jax.Array]  # keys, values
 
-_LEAST = 64  # entries of a suffix that are read at first
+_LEAST = 64  # entries of a suffix that are read at least
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    prefix: tuple[KV, ...]  # a pair of [L,Q,K,P,H] a stack
+    prefix: tuple[KV, ...]  # keys [L,Q,K,H,P] and values [L,Q,K,P,H] of each stack
     prefix_length: jax.Array  # i32[Q]
-    suffix: tuple[KV, ...]  # a pair of [L,B,K,S,H] a stack
+    suffix: tuple[KV, ...]  # keys [L,B,K,H,S] and values [L,B,K,S,H] of each stack
     filled: jax.Array  # i32[], entries of every suffix that hold keys
 
 
@@ -36,11 +36,13 @@ def by_layer(stacks: tuple[KV, ...]) -> tuple[KV, ...]:
 def with_suffix(prefix: tuple[KV, ...], prefix_length: jax.Array, samples: int, size: int) -> Cache:
     """A cache whose prompts are `prefix` and whose suffixes, `samples` a question and `size` long, are empty."""
 
-    def empty(x):
-        *L, Q, K, _, H = x.shape
-        return jnp.zeros((*L, Q * samples, K, size, H), x.dtype)
+    def empty(kv):
+        k, v = kv
+        *L, Q, K, _, H = v.shape
+        rows = *L, Q * samples, K
+        return jnp.zeros((*rows, H, size), k.dtype), jnp.zeros((*rows, size, H), v.dtype)
 
-    return Cache(prefix, prefix_length, jax.tree.map(empty, prefix), jnp.int32(0))
+    return Cache(prefix, prefix_length, tuple(map(empty, prefix)), jnp.int32(0))
 
 
 def take(cache: Cache, rows: jax.Array) -> Cache:
@@ -55,8 +57,11 @@ def take(cache: Cache, rows: jax.Array) -> Cache:
 
 
 def reads(size: int) -> tuple[int, ...]:
-    """How much of a suffix of `size` entries may be read: doubling, so that at most twice what is filled is touched."""
-    out = [min(_LEAST, size)]
-    while out[-1] < size:
-        out.append(min(2 * out[-1], size))
-    return tuple(out)
+    """How much of a suffix of `size` entries may be read, ascending: quadrupling, up to half of it and then all.
+
+    A CPU copies the part that it reads, so that a smaller part is worth it only where it is much smaller.
+    """
+    out = [_LEAST]
+    while 4 * out[-1] <= size:
+        out.append(4 * out[-1])
+    return (*(n for n in out if 2 * n < size), size)

@@ -6,21 +6,52 @@ Norms run in float32; matmul inputs in the config's dtype, cast by `matmul` and 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 
 
-def matmul(x: jax.Array, w: jax.Array, dtype: str, contract: int = 1) -> jax.Array:
+def matmul(x: jax.Array, w: jax.Array | Columns, dtype: str, contract: int = 1) -> jax.Array:
     """x [..., *c] · w [*c, ...] over the `contract` shared axes c, inputs in `dtype`, accumulated and returned in float32.
 
     The product runs on matrices: XLA's CPU backend takes two to three times as long for the weight gradient of the einsum.
     """
     lead, inner, rest = x.shape[:-contract], w.shape[:contract], w.shape[contract:]
     size = math.prod(inner)
-    x, w = x.astype(dtype).reshape(-1, size), w.astype(dtype).reshape(size, -1)
-    return jnp.dot(x, w, preferred_element_type=jnp.float32).reshape(*lead, *rest)
+    x = x.astype(dtype).reshape(-1, size)
+    if isinstance(w, Columns):
+        return w.product(x).reshape(*lead, *rest)
+    return jnp.dot(x, w.astype(dtype).reshape(size, -1), preferred_element_type=jnp.float32).reshape(*lead, *rest)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """A weight for products with few rows: its columns stand in memory one after the other, in the type they are multiplied in.
+
+    A CPU multiplies 32 rows a third faster as W·xᵀ, with the long side first.
+    """
+
+    columns: jax.Array  # [out, in]
+    shape: tuple[int, ...] = dataclasses.field(metadata={'static': True})  # of the weight, [*in, *out]
+
+    @classmethod
+    def of(cls, w: jax.Array, dtype: str, contract: int = 1) -> Columns:
+        return cls(w.astype(dtype).reshape(math.prod(w.shape[:contract]), -1).T, w.shape)
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """x [rows, in] · w, f32[rows, out]."""
+
+        def columns(x, w):  # the barriers keep XLA from turning it back into x·w
+            still = jax.lax.optimization_barrier
+            return still(jnp.dot(w, still(x.T), preferred_element_type=jnp.float32)).T
+
+        def rows(x, w):
+            return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+        return jax.lax.platform_dependent(x, self.columns, cpu=columns, default=rows)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from r1jax.config import ModelConfig
 from r1jax.nn import layers
-from r1jax.nn.attention import Rows, attend, attend_rows, merge
+from r1jax.nn.attention import Rows, attend, attend_rows, heads_first, merge
 from r1jax.nn.cache import KV, Cache, reads
 from r1jax.sharding import constrain
 
@@ -42,7 +42,7 @@ def forward(
     """Hidden states f32[B,T,D] after the final norm; logits are `hidden @ unembedding(params).T`.
 
     tokens, position, segment, parent: i32[B,T]; prompts and block: how rows are cut (`r1jax.types.Batch`). Without a cache
-    the second result is each stack's keys and values [L,B,K,T,H]; with one (T = 1) it is the cache with this token appended. The third
+    the second result is each stack's keys [L,B,K,H,T] and values [L,B,K,T,H]; with one (T = 1) it is the cache with this token appended. The third
     is `aux`, empty for dense models.
     """
     with jax.named_scope('embed'):
@@ -93,7 +93,7 @@ def _block(cfg, w, x, cos, sin, rows, old, cache):
         q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
         k, v = k.astype(cfg.dtype), v.astype(cfg.dtype)
         if cache is None:
-            out, kv = attend_rows(q, k, v, rows, cfg.dtype), (k.swapaxes(1, 2), v.swapaxes(1, 2))
+            out, kv = attend_rows(q, k, v, rows, cfg.dtype), heads_first(q, k, v)[1:]
         else:
             out, kv = _attend_cached(cfg, q, k, v, old, cache)
         x = x + layers.matmul(out, w['o'], cfg.dtype, contract=2)
@@ -110,20 +110,21 @@ def _block(cfg, w, x, cos, sin, rows, old, cache):
 def _attend_cached(cfg, q, k, v, old, cache):
     """One new token a row: the question's prompt, shared by its G rows, merged with the row's own suffix."""
     (pk, pv), (sk, sv) = old
-    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
+    q, k, v = heads_first(q, k, v)
     B, N, _, H = q.shape
-    Q, _, P, _ = pk.shape
-    at = (0, 0, cache.filled, 0)
-    sk, sv = jax.lax.dynamic_update_slice(sk, k, at), jax.lax.dynamic_update_slice(sv, v, at)
+    Q, _, P, _ = pv.shape
+    at = cache.filled
+    sk = jax.lax.dynamic_update_slice(sk, k, (0, 0, 0, at))
+    sv = jax.lax.dynamic_update_slice(sv, v, (0, 0, at, 0))
     grouped = q.reshape(Q, B // Q, N, H).swapaxes(1, 2)  # the G samples are G queries of one row
     known = (jnp.arange(P) < cache.prefix_length[:, None])[:, None]
     out, total = attend(grouped, pk, pv, known, cfg.dtype)
     prompt = out.swapaxes(1, 2).reshape(B, N, 1, H), total.swapaxes(1, 2).reshape(B, N, 1)
-    sizes = reads(sk.shape[2])
+    sizes = reads(sv.shape[2])
     which = (cache.filled >= jnp.array(sizes[:-1], jnp.int32)).sum()
 
     def read(n):
-        return lambda: attend(q, sk[:, :, :n], sv[:, :, :n], (jnp.arange(n) <= cache.filled)[None, None], cfg.dtype)
+        return lambda: attend(q, sk[..., :n], sv[:, :, :n], (jnp.arange(n) <= cache.filled)[None, None], cfg.dtype)
 
     own = jax.lax.switch(which, [read(n) for n in sizes])
     return merge(prompt, own)[0].swapaxes(1, 2), (sk, sv)
@@ -148,17 +149,18 @@ def unstack(params: Params) -> Params:
     return rest | {f'stack_{i}': s for i, s in enumerate(single)}
 
 
-def fuse(params: Params) -> Params:
-    """The same model with the weights that read one input side by side ('qkv', 'gate_up'): fewer, larger products, which pay
-    where rows are few.
+def for_few_rows(params: Params, dtype: str) -> Params:
+    """An unstacked model made ready for decoding: weights that read one input stand side by side ('qkv', 'gate_up'), each as its
+    columns, in the type that products take.
     """
 
-    def stack(w):
-        rest = {k: v for k, v in w.items() if k not in ('q', 'k', 'v', 'gate', 'up')}
-        qkv, gate_up = jnp.concatenate([w[n] for n in 'qkv'], 2), jnp.concatenate([w['gate'], w['up']], 2)
-        return rest | {'qkv': qkv, 'gate_up': gate_up}
+    def layer(w):
+        rest = {k: v for k, v in w.items() if k not in ('q', 'k', 'v', 'o', 'gate', 'up', 'down')}
+        qkv, gate_up = jnp.concatenate([w[n] for n in 'qkv'], 1), jnp.concatenate([w['gate'], w['up']], 1)
+        products = {'qkv': (qkv, 1), 'o': (w['o'], 2), 'gate_up': (gate_up, 1), 'down': (w['down'], 1)}
+        return rest | {n: layers.Columns.of(a, dtype, contract) for n, (a, contract) in products.items()}
 
-    return {k: stack(v) if k.startswith('stack_') else v for k, v in params.items()}
+    return {k: layer(v) if k.startswith('stack_') else v for k, v in params.items()}
 
 
 def unembedding(params: Params) -> jax.Array:

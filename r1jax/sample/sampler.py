@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from r1jax import sharding
 from r1jax.config import ModelConfig
 from r1jax.nn import cache as caches
-from r1jax.nn.layers import matmul
-from r1jax.nn.transformer import forward, fuse, unembedding, unstack
+from r1jax.nn.layers import Columns, matmul
+from r1jax.nn.transformer import for_few_rows, forward, unembedding, unstack
 from r1jax.sample.draw import draw
 from r1jax.types import Rollout
 
@@ -112,8 +112,10 @@ def sample(
     B = keys.shape[0]
     G = B // Q
     whole_heads = sharding.size('tensor') == 1  # else a fused product's result would have to be dealt out anew
-    single = unstack(fuse(params) if whole_heads else params)  # one layer a stack: the cache is then updated in place
-    head = unembedding(params).T
+    single = unstack(params)  # layers apart: the cache is then updated in place
+    single = for_few_rows(single, m.dtype) if whole_heads else single
+    head = unembedding(params)
+    head = Columns(head.astype(m.dtype), head.shape[::-1])
 
     def drawn(hidden, keys, t):  # hidden [b,D]
         logits = matmul(hidden, head, m.dtype)
