@@ -27,9 +27,9 @@ from r1jax.train import step as compiled
 
 ROWS = {
     'W': RowConfig(64 + 8 * 128, 2, prompts=64, block=128),
-    'T': RowConfig(32 + 8 * 64, 16, prompts=32, block=64),
+    'T': RowConfig(32 + 8 * 64, 4, prompts=32, block=64),
     'V': RowConfig(128 + 4 * 256, 2, prompts=128, block=256),
-    'TV': RowConfig(128 + 6 * 128, 8, prompts=128, block=128),
+    'TV': RowConfig(128 + 6 * 128, 2, prompts=128, block=128),
 }
 
 
@@ -55,10 +55,10 @@ def setting(w: dict):
 class Step:
     """The three parts of a step, as `r1jax.train` runs them."""
 
-    def __init__(self, w: dict, rows: RowConfig, buckets: int, dtype: str):
+    def __init__(self, w: dict, rows: RowConfig, buckets: int, dtype: str, remat: str = 'dots'):
         model, params = setting(w)
         self.w, self.rows, self.lens = w, rows, np.array(lengths(w))
-        self.model = dataclasses.replace(model, dtype=dtype)
+        self.model = dataclasses.replace(model, dtype=dtype, remat=remat)
         self.mesh = sharding.make_mesh(MeshConfig())
         tx = optim.transform(OptimConfig(w['lr']))
         where = compiled.shardings(self.model, tx, self.mesh)
@@ -124,13 +124,14 @@ def main() -> None:
     parser.add_argument(
         '--buckets', type=int, default=0, help='batch sizes of decoding (default 5 with a tail, else 1)'
     )
+    parser.add_argument('--remat', default='dots', help='what the backward pass recomputes (ModelConfig.remat)')
     parser.add_argument('--dtype', default='float32', help='of the matrix products')
     parser.add_argument('--no-ceilings', action='store_true', help='leave out the ceilings, and so the floor')
     a = parser.parse_args()
     w = WORKLOADS[a.workload]
     rows = ROWS[a.workload]
     rows = dataclasses.replace(rows, per_microbatch=a.rows or rows.per_microbatch)
-    step = Step(w, rows, a.buckets or (5 if 'tail' in w else 1), a.dtype)
+    step = Step(w, rows, a.buckets or (5 if 'tail' in w else 1), a.dtype, a.remat)
     first = step()
     seen = [step() for _ in range(a.steps or (3 if w['pretrained'] else 10))]
     peak = rss_gb()

@@ -108,7 +108,10 @@ def page(name: str, runs: list[dict]) -> str:
         steps = runs[0]['stages'][stage]['steps']
         out += [f'## Stage {stage}: {steps} steps in {seconds}', '']
         median = runs[0]['stages'][stage]['step_seconds']
-        out += ['Median seconds, seed {}: {}.'.format(runs[0]['seed'], ', '.join(f'{n} {v}' for n, v in median.items())), '']
+        out += [
+            'Median seconds, seed {}: {}.'.format(runs[0]['seed'], ', '.join(f'{n} {v}' for n, v in median.items())),
+            '',
+        ]
         if 'evals' not in runs[0]['stages'][stage]:
             continue
         out += ['| seed | evaluation | when | ' + ' | '.join(COLUMNS) + ' |', '|' + '---|' * (3 + len(COLUMNS))]

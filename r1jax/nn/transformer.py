@@ -42,8 +42,8 @@ def forward(
     """Hidden states f32[B,T,D] after the final norm; logits are `hidden @ unembedding(params).T`.
 
     tokens, position, segment, parent: i32[B,T]; prompts and block: how rows are cut (`r1jax.types.Batch`). Without a cache
-    the second result is each stack's keys [L,B,K,H,T] and values [L,B,K,T,H]; with one (T = 1) it is the cache with this token appended. The third
-    is `aux`, empty for dense models.
+    the second result is each stack's keys [L,B,K,H,T] and values [L,B,K,T,H]; with one (T = 1) it is the cache with this token
+    appended. The third is `aux`, empty for dense models.
     """
     with jax.named_scope('embed'):
         x = constrain(params['embed'][tokens], 'batch', 'length', None)
