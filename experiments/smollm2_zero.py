@@ -9,6 +9,10 @@ with two examples. Held-out problems are none of the training ones.
 
 With R1JAX_GSM8K naming a JSON lines file (fields problem, answer, split), 100 GSM8K test problems are measured before and after, too:
 whether training on small sums harms, or helps, what the model could do.
+
+Seed 0 on two CPU cores (2026-11-22, docs/results/smollm2_zero.md): 40 steps of 49 s (median; the machine was shared at times), held-out
+accuracy 19.1 % [15.4, 23.1] -> 52.9 % [46.5, 59.1], well-formed 53 % -> 100 %, accuracy among the well-formed 28 % -> 53 %. GSM8K's 100
+problems: 4 % [1, 8] -> 1 % [0, 3], no difference that so few show. Form is learned in ten steps, accuracy rises to the end.
 """
 
 import os
