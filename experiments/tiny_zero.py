@@ -52,7 +52,7 @@ def zero() -> Stage:
     return Stage(
         name='zero',
         start='pretrain',
-        steps=60,
+        steps=100,
         source=OnPolicy(
             problems=TinySums(split='train', size=4000, terms=(4, 8)),
             sample=SampleConfig(max_tokens=96, max_prompt=24, slots=256),
@@ -68,7 +68,7 @@ def zero() -> Stage:
             held_out('capped', (4, 8), cap_at='held_out'),  # no room to think
             held_out('longer', (9, 9)),  # one term more than any in RL
         ),
-        checkpoint_every=20,
+        checkpoint_every=25,
     )
 
 
