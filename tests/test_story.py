@@ -12,8 +12,6 @@ from r1jax.train.log import read
 ROOT = pathlib.Path(__file__).parents[1]
 RESULT = ROOT / 'docs' / 'results' / 'tiny_zero.json'
 
-pytestmark = pytest.mark.skipif(not RESULT.exists(), reason='docs/results/tiny_zero.json is not there yet')
-
 
 @pytest.fixture(scope='module')
 def told(tmp_path_factory):
