@@ -1,9 +1,9 @@
-"""Ratios behind three choices that r1jax makes for CPUs, measured on their own: how weights lie for few rows, how keys lie for one
-query, and what a sum costs with an exp fused into it.
+"""Ratios behind two choices that r1jax makes for CPUs, measured on their own: how weights lie for few rows, and how keys lie for one
+query.
 
     python benchmarks/cpu.py
 
-Prints one JSON line; each figure is the time of the plain form over that of ours (or of the form that we do not use over the other).
+Prints one JSON line; each figure is the time of the plain form over that of ours.
 """
 
 import functools
@@ -44,22 +44,7 @@ def keys() -> float:
     return seconds(lambda: plain(q, k)) / seconds(lambda: laid(q, k))
 
 
-def fused_exp() -> float:
-    """Ten sums over rows of exp, the exp computed with the sum or before it."""
-    z = draw(0, 682, 49152)
-
-    def run(before, z):
-        def body(_, c):
-            e = jnp.exp(z + c)
-            return (jax.lax.optimization_barrier(e) if before else e).sum(-1, keepdims=True) * 1e-9
-
-        return jax.lax.fori_loop(0, 10, body, jnp.zeros((682, 1)))
-
-    plain, ours = (jax.jit(functools.partial(run, before)) for before in (False, True))
-    return seconds(lambda: plain(z), repeats=3) / seconds(lambda: ours(z), repeats=3)
-
-
 if __name__ == '__main__':
     ratios = {f'columns_{rows}_rows': columns(rows) for rows in (16, 32, 64, 128)}
-    ratios |= {'keys': keys(), 'fused_exp': fused_exp()}
+    ratios |= {'keys': keys()}
     emit(jax=jax.__version__, **{k: round(v, 2) for k, v in ratios.items()})
