@@ -17,9 +17,8 @@ import jax.numpy as jnp
 from r1jax import sharding
 from r1jax.nn.layers import matmul
 
-_LOGITS = (
-    2**25
-)  # that exist at once on a device, 134 MB: memory does not grow with V, and 680 rows of V = 50k fill a matmul
+# Logits that exist at once on a device, 134 MB: memory does not grow with V, and 680 rows of V = 50k fill a matmul.
+_LOGITS = 2**25
 
 
 def token_logprobs(

@@ -27,9 +27,8 @@ from r1jax.nn.transformer import for_few_rows, forward, unembedding, unstack
 from r1jax.sample.draw import draw
 from r1jax.types import Rollout
 
-_SHRINK = (
-    0.6  # of one bucket's rows in the next: with long-tailed lengths five buckets then decode 1.2 rows a kept token
-)
+# Of one batch size's rows in the next: with long-tailed lengths five sizes then decode 1.2 rows a kept token.
+_SHRINK = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
