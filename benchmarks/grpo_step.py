@@ -124,14 +124,18 @@ def main() -> None:
     parser.add_argument(
         '--buckets', type=int, default=0, help='batch sizes of decoding (default 5 with a tail, else 1)'
     )
-    parser.add_argument('--remat', default='dots', help='what the backward pass recomputes (ModelConfig.remat)')
+    parser.add_argument(
+        '--remat', help='what the backward pass recomputes (ModelConfig.remat; default: the best seen here)'
+    )
     parser.add_argument('--dtype', default='float32', help='of the matrix products')
     parser.add_argument('--no-ceilings', action='store_true', help='leave out the ceilings, and so the floor')
     a = parser.parse_args()
     w = WORKLOADS[a.workload]
     rows = ROWS[a.workload]
     rows = dataclasses.replace(rows, per_microbatch=a.rows or rows.per_microbatch)
-    step = Step(w, rows, a.buckets or (5 if 'tail' in w else 1), a.dtype, a.remat)
+    step = Step(
+        w, rows, a.buckets or (5 if 'tail' in w else 1), a.dtype, a.remat or ('dots' if w['pretrained'] else 'none')
+    )
     first = step()
     seen = [step() for _ in range(a.steps or (3 if w['pretrained'] else 10))]
     peak = rss_gb()

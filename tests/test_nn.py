@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import MODEL, full_logits, params_of
 
-from r1jax.nn.attention import attend, merge, visible
+from r1jax.nn.attention import Rows, attend, attend_rows, heads_first, merge, visible
 from r1jax.nn.cache import by_layer, with_suffix
 from r1jax.nn.transformer import forward, init_boxed, logical_axes, stacks, unembedding, unstack
 
@@ -102,6 +102,31 @@ def test_attention_in_parts_merges_to_the_whole():
     np.testing.assert_array_equal(whole[1, :, 0], 0)  # a fully masked query has a defined answer …
     grads = jax.grad(lambda k: attend(q, k, v, mask, 'float32')[0].sum())(k)
     assert jnp.isfinite(grads).all()  # … and a defined gradient
+
+
+@pytest.mark.parametrize(('prompts', 'block'), [(8, 16), (0, 0)])
+def test_rows_attend_and_differentiate_as_the_whole_square_of_scores(prompts, block):
+    """Its gradient is written by hand: against autodiff of all scores at once, padding and lone segments included."""
+    rng = np.random.default_rng(0)
+    segment = np.tile(np.r_[[0] * 4, [1] * 4, np.repeat([2, 3, 4], 16)], (2, 1))
+    parent = np.where(segment > 1, segment % 2, -1)
+    parent[0, segment[0] == 3] = -1  # a segment that brought its own prompt
+    for row, cut in ((0, slice(-4, None)), (1, slice(5, 8)), (1, slice(-20, None))):
+        segment[row, cut] = parent[row, cut] = -1
+    q, k, v, g = (jnp.array(rng.normal(size=(2, 56, n, 4)), jnp.float32) for n in (6, 3, 3, 6))
+    segment, parent = jnp.array(segment), jnp.array(parent)
+
+    def rows(q, k, v):
+        return jnp.vdot(g, attend_rows(q, k, v, Rows.create(segment, parent, prompts, block), 'float32'))
+
+    def square(q, k, v):
+        out, _ = attend(*heads_first(q, k, v), visible(segment, parent), 'float32')
+        return jnp.vdot(g, out.swapaxes(1, 2))
+
+    a, b = (jax.value_and_grad(f, (0, 1, 2))(q, k, v) for f in (rows, square))
+    np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+    for x, y in zip(a[1], b[1], strict=True):
+        assert jnp.linalg.norm(x - y) <= 1e-5 * jnp.linalg.norm(y)
 
 
 def test_every_parameter_names_its_axes():

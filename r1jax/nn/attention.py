@@ -11,9 +11,11 @@ are transposed, so that both products are plain batched matmuls, which a CPU com
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 _NONE = -1e30  # the logsumexp of no key at all; finite, so that differences of two stay defined
 
@@ -48,24 +50,92 @@ class Rows:
 def attend_rows(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, dtype: str) -> jax.Array:
     """Attention within packed rows: q [B,T,N,H]; k, v [B,T,K,H]. Returns f32[B,T,N,H].
 
-    No score is computed between two blocks, nor from a prompt to a block.
+    No score is computed between two blocks, nor from a prompt to a block. The gradient needs nothing of the size of the scores: they
+    are computed again, and the logsumexp over all of a query's keys makes each part's weights those of the whole (FlashAttention-2,
+    arXiv 2307.08691, algorithm 2). What it keeps is named 'attention', for rematerialisation policies.
     """
-    B, _, N, H = q.shape
-    P, L = rows.prompts, rows.block
+    return _attend_rows(
+        (rows.prompts, rows.block, dtype), q, k, v, (rows.among_prompts, rows.to_prompts, rows.in_block)
+    )
 
-    def blocks(a):  # [B,T,heads,H] -> [B·blocks,L,heads,H]
-        return a[:, P:].reshape(-1, L, *a.shape[2:])
 
-    own, total = attend(*heads_first(blocks(q), blocks(k), blocks(v)), rows.in_block, dtype)
-    own = own.swapaxes(1, 2).reshape(B, -1, N, H)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_rows(static, q, k, v, masks):
+    return _rows_forward(static, q, k, v, masks)[0]
+
+
+def _rows_forward(static, q, k, v, masks):
+    P, L, dtype = static
+    among, to, inside = masks
+    out, total = attend(*heads_first(*(_blocks(a, P, L) for a in (q, k, v))), inside, dtype)
+    out, total = (_rows(a.swapaxes(1, 2), q.shape[0]) for a in (out, total))
+    if P:
+        shared = heads_first(q, k[:, :P], v[:, :P])
+        read = _read(shared, slice(P, None), to, dtype)
+        prompt = _read(shared, slice(0, P), among, dtype)
+        out, total = (jnp.concatenate(pair, 1) for pair in zip(prompt, merge(read, (out, total)), strict=True))
+    out, total = (checkpoint_name(a, 'attention') for a in (out, total))
+    return out, (q, k, v, masks, out, total)
+
+
+def _read(heads, queries, mask, dtype):
+    q, k, v = heads
+    return tuple(a.swapaxes(1, 2) for a in attend(q[:, :, queries], k, v, mask, dtype))
+
+
+def _rows_backward(static, kept, g):
+    P, L, dtype = static
+    q, k, v, (among, to, inside), out, total = kept
+    B = q.shape[0]
+    delta = jnp.einsum('btnh,btnh->btn', g, out)
+    by_block = [_blocks(a, P, L) for a in (q, g, total, delta, k, v)]
+    dq, dk, dv = (_rows(a, B) for a in _part_backward(*by_block, inside, dtype))
     if not P:
-        return own
-    total = total.swapaxes(1, 2).reshape(B, -1, N)
-    q, k, v = heads_first(q, k[:, :P], v[:, :P])
-    prompt, _ = attend(q[:, :, :P], k, v, rows.among_prompts, dtype)
-    read, weight = attend(q[:, :, P:], k, v, rows.to_prompts, dtype)
-    joined, _ = merge((read.swapaxes(1, 2), weight.swapaxes(1, 2)), (own, total))
-    return jnp.concatenate([prompt.swapaxes(1, 2), joined], 1)
+        return dq, dk, dv, None
+    shared = k[:, :P], v[:, :P]
+    read = _part_backward(*(a[:, P:] for a in (q, g, total, delta)), *shared, to, dtype)
+    prompt = _part_backward(*(a[:, :P] for a in (q, g, total, delta)), *shared, among, dtype)
+    dq = jnp.concatenate([prompt[0], read[0] + dq], 1)
+    return dq, *(jnp.concatenate([x + y, z], 1) for x, y, z in zip(prompt[1:], read[1:], (dk, dv), strict=True)), None
+
+
+_attend_rows.defvjp(_rows_forward, _rows_backward)
+
+
+def _blocks(a, prompts, block):
+    """[B,T,...] -> [B·blocks,block,...], without the prompts."""
+    return a[:, prompts:].reshape(-1, block, *a.shape[2:])
+
+
+def _rows(a, rows):
+    """[B·blocks,block,...] -> [B,blocks·block,...]."""
+    return a.reshape(rows, -1, *a.shape[2:])
+
+
+def _part_backward(q, g, total, delta, k, v, mask, dtype):
+    """Gradients of q [B,T,N,H], k and v [B,S,K,H] through some of the queries' keys: g [B,T,N,H] is that of the output; total, the
+    logsumexp over all keys, and delta, output · g, are [B,T,N].
+    """
+    B, T, N, H = q.shape
+    S, K = k.shape[1:3]
+    q, k, v = heads_first(q * H**-0.5, k, v)
+    q, g = (a.astype(dtype).reshape(B, K, N // K * T, H) for a in (q, g.swapaxes(1, 2)))
+    k, v = k.astype(dtype), v.astype(dtype)
+
+    def product(equation, a, b):
+        return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+    def by_head(a):
+        return a.reshape(B, N, T, S)
+
+    s, dp = by_head(product('bkqh,bkhs->bkqs', q, k)), by_head(product('bkqh,bksh->bkqs', g, v))
+    total, delta = (a.swapaxes(1, 2)[..., None] for a in (total, delta))
+    p = jnp.where(mask[:, None], jnp.exp(s - total), 0.0)
+    ds = (p * (dp - delta)).astype(dtype).reshape(B, K, -1, S)
+    p = p.astype(dtype).reshape(B, K, -1, S)
+    dq = product('bkqs,bkhs->bkqh', ds, k).reshape(B, N, T, H).swapaxes(1, 2) * H**-0.5
+    dk, dv = product('bkqs,bkqh->bskh', ds, q), product('bkqs,bkqh->bskh', p, g)
+    return dq, dk, dv
 
 
 def heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -74,8 +74,11 @@ def _scan(layer, x, stack):
 def _remat(layer, policy):
     if policy == 'none':
         return layer
-    saved = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}[policy]
-    return jax.checkpoint(layer, policy=saved, prevent_cse=False)
+    policies = jax.checkpoint_policies
+    dots = policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names('attention')
+    )
+    return jax.checkpoint(layer, policy={'dots': dots, 'full': None}[policy], prevent_cse=False)
 
 
 def _block(cfg, w, x, cos, sin, rows, old, cache):
