@@ -34,3 +34,16 @@ def chat_r1_zero(problem: Problem, tokenizer: Tokenizer) -> str:
 def plain(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
     """The question and nothing else."""
     return problem.prompt
+
+
+def exchange(problem: Problem, response: str, tokenizer: Tokenizer) -> list[int]:
+    """A question and an answer to it as a reward model reads them: ids of the chat template, or without one of the
+    question, a newline and the answer; the end token is last. What was written stays text: see `Tokenizer.chat_ids`.
+    """
+    if tokenizer.chat_template:
+        turns = [{'role': 'user', 'content': problem.prompt}, {'role': 'assistant', 'content': response}]
+        ids = tokenizer.chat_ids(turns, add_generation_prompt=False)
+    else:
+        texts = problem.prompt, '\n', response
+        ids = [i for text in texts for i in tokenizer.encode_text(text)]
+    return ids if ids[-1] == tokenizer.eos else [*ids, tokenizer.eos]

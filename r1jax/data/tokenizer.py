@@ -10,9 +10,11 @@ decision. Left out: offsets, truncation and padding, which are the batch's busin
 from __future__ import annotations
 
 import abc
+import functools
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,10 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no BOS or EOS added."""
+
+    def encode_text(self, text: str) -> list[int]:
+        """As `encode`, but a special token written out in `text` is the letters it is made of: for what a model wrote."""
+        return self.encode(text)  # unless a tokenizer finds special tokens in texts
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -71,6 +77,27 @@ class Tokenizer(abc.ABC):
             raise ValueError(
                 f'the chat template fails on roles {[m.get("role") for m in messages]}: {error}'
             ) from error
+
+    def chat_ids(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
+        """The ids of a conversation in which every message is text and nothing else.
+
+        `encode(chat(messages))` would read `<|im_end|>` in a message as the end of it, so whoever writes a message
+        could speak in another's turn. Here the template is filled with marks, and the messages are encoded in their
+        place by `encode_text`. So a template sees no message: it cannot trim one or drop its reasoning.
+
+        Raises:
+          ValueError: as `chat`.
+        """
+        marked = [m | {'content': _MARK.format(i)} for i, m in enumerate(messages)]
+        pieces = _MARKS.split(self.chat(marked, add_generation_prompt))  # template, number, template, number, …
+        ids = []
+        for i, piece in enumerate(pieces):
+            ids += self.encode_text(messages[int(piece)]['content']) if i % 2 else self.encode(piece)
+        return ids
+
+
+_MARK = '\ue000{}\ue001'  # of Unicode's private use area, so that no template has it
+_MARKS = re.compile(_MARK.format(r'(\d+)'))
 
 
 def _reject(message: str):
@@ -219,6 +246,16 @@ class HFTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_text(self, text: str) -> list[int]:
+        return self._blind.encode(text, add_special_tokens=False).ids
+
+    @functools.cached_property
+    def _blind(self) -> tokenizers.Tokenizer:
+        """A copy that does not see special tokens: the setting belongs to a tokenizer, not to a call."""
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        copy.encode_special_tokens = True
+        return copy
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids if 0 <= i < self.vocab_size], skip_special_tokens=True)

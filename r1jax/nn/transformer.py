@@ -25,7 +25,7 @@ from r1jax.nn.attention import Rows, attend, attend_rows, heads_first, merge
 from r1jax.nn.cache import KV, Cache, reads
 from r1jax.sharding import constrain
 
-Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed']}
+Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
 
 
 def forward(
@@ -167,7 +167,9 @@ def for_few_rows(params: Params, dtype: str) -> Params:
 
 
 def unembedding(params: Params) -> jax.Array:
-    """[V,D]; logits are hidden · unembeddingᵀ."""
+    """[V,D]; logits are hidden · unembeddingᵀ. ValueError for a model with a value head, which says no tokens."""
+    if 'value' in params:
+        raise ValueError('these parameters have a value head in place of the unembedding: score with r1jax.nn.heads')
     return params.get('unembed', params['embed'])
 
 
@@ -175,6 +177,7 @@ class Transformer(nn.Module):
     """Declares the parameters and their logical axes. Linen's part in r1jax ends here: `forward` is plain functions."""
 
     cfg: ModelConfig
+    scalar: bool = False  # a value head in place of the unembedding: see `r1jax.nn.heads`
 
     @nn.compact
     def __call__(self) -> Params:
@@ -185,7 +188,12 @@ class Transformer(nn.Module):
             'stack_0': _Stack(c, c.layers, name='stack_0')(),
             'norm': self.param('norm', _axes(nn.initializers.ones, 'norm'), (c.width,)),
         }
-        if not c.tied:
+        if self.scalar:
+            params['value'] = self.param(
+                'value', _axes(nn.initializers.normal((c.width + 1) ** -0.5), 'norm'), (c.width,)
+            )
+            params['value_bias'] = self.param('value_bias', _axes(nn.initializers.zeros), ())
+        elif not c.tied:
             params['unembed'] = self.param('unembed', _axes(embed, 'vocab', 'embed'), (c.vocab, c.width))
         return params
 
@@ -229,9 +237,9 @@ def _axes(init, *names):
     return nn.with_logical_partitioning(init, names)
 
 
-def init_boxed(cfg: ModelConfig, key: jax.Array) -> Params:
-    """Random parameters, f32, each boxed with the names of its logical axes."""
-    return Transformer(cfg).init(key)['params']
+def init_boxed(cfg: ModelConfig, key: jax.Array, scalar: bool = False) -> Params:
+    """Random parameters, f32, each boxed with the names of its logical axes; `scalar`: with a value head, not an unembedding."""
+    return Transformer(cfg, scalar).init(key)['params']
 
 
 def unbox(tree: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The losses. Each takes log-probabilities, not models, and is `Σ weight · per_token`: what the weights add up to is decided in
-`r1jax.rl.batch`, so microbatches add and no loss depends on how a batch was cut.
+"""The losses. Each takes log-probabilities or scores, not models, and is `Σ weight · per_token` (of a reward model: per pair, per
+label): what the weights add up to is decided in `r1jax.rl.batch`, so microbatches add and no loss depends on how a batch was cut.
 
-Axes: B rows, T tokens. Metrics stand beside the loss, so that the equation stays visible.
+Axes: B rows (for a reward model: pairs or labelled responses), T tokens. Metrics stand beside the loss, so that the equation stays visible.
 """
 
 from __future__ import annotations
@@ -70,3 +70,37 @@ def grpo_metrics(logp: jax.Array, entropy: jax.Array, batch: Batch, clip: tuple[
         'policy/sampler_gap_mean': total(gap),
     }
     return sums, {'policy/sampler_gap_max': jnp.max(gap, where=on, initial=0.0)}
+
+
+def bradley_terry(chosen: jax.Array, rejected: jax.Array, weight: jax.Array | None = None) -> tuple[jax.Array, dict]:
+    """−Σ w·log σ(r_chosen − r_rejected): helpfulness (R1 Methods; Bradley & Terry 1952, as in Ouyang et al., arXiv 2203.02155 eq. 1).
+
+    chosen, rejected: f32[B], scores of the two responses of each pair. weight: f32[B], which sums to 1 over an optimizer step and is
+    0 on padding (None: 1/B). Returns the loss, f32[], nats, and `pair_metrics`.
+    """
+    weight = jnp.full(chosen.shape, 1 / chosen.size) if weight is None else weight
+    margin = _real(chosen - rejected, weight)
+    return jnp.sum(weight * jax.nn.softplus(-margin)), pair_metrics(margin, weight)
+
+
+def pointwise(score: jax.Array, label: jax.Array, weight: jax.Array | None = None) -> tuple[jax.Array, dict]:
+    """−Σ w·( y·log σ(r) + (1−y)·log σ(−r) ): safety, safe against unsafe (R1 Methods).
+
+    score f32[B], the log-odds that a response is safe; label f32[B], y: 1 safe, 0 unsafe. weight, returns: as `bradley_terry`, with the
+    score's log-odds for the right label as the margin.
+    """
+    weight = jnp.full(score.shape, 1 / score.size) if weight is None else weight
+    score, label = _real(score, weight), _real(label, weight)
+    loss = jnp.sum(weight * (jax.nn.softplus(score) - label * score))
+    return loss, pair_metrics(jnp.where(label > 0.5, score, -score), weight)
+
+
+def pair_metrics(margin: jax.Array, weight: jax.Array) -> dict:
+    """Weighted sums over microbatches, means where weights sum to 1: `accuracy`, the share of margins > 0 (0 counts half), and `margin`."""
+    right = (margin > 0) + 0.5 * (margin == 0)
+    return {'accuracy': jnp.sum(weight * right), 'margin': jnp.sum(weight * margin)}
+
+
+def _real(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`x` with padding, which may hold anything, set to 0: before the loss, so that its gradient there is 0 too, not NaN."""
+    return jnp.where(weight > 0, x, 0.0)
