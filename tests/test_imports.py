@@ -14,6 +14,7 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
     'flax': 'nn/transformer.py',
     'gguf': 'weights/gguf.py',
     'grain': 'data/store.py',
+    'httpx2': 'rewards/endpoint.py',
     'jinja2': 'data/tokenizer.py',
     'optax': 'train/optim.py',
     'orbax': 'train/checkpoint.py',

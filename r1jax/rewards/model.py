@@ -1,0 +1,77 @@
+"""Learned rewards: helpfulness reads only the summary, safety reads everything (R1 Methods).
+
+In: problems and responses, many at a time. Out: f32[B], NaN where nothing could be scored. The model itself is passed in as a scoring
+function, so this file knows no network:
+
+    ask = Scorer.create(model, params, mesh)                             # r1jax.nn.scorer
+    form = functools.partial(template.exchange, tokenizer=tokenizer)     # r1jax.data.template
+    Part('helpful', Helpfulness(ask, form), kinds=('general',))
+
+What a policy writes is text to `form`, never a turn of the conversation: a special token spelled out in a response would otherwise
+let it write the next user's praise. `template.exchange` sees to that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from r1jax.types import Problem, Response
+
+Score = Callable[[Sequence[Any]], np.ndarray]  # what `form` made of B responses -> f32[B], NaN where it cannot
+Form = Callable[[Problem, str], Any]  # a problem and what is read of a response -> what `Score` takes
+
+
+def summary(text: str) -> str:
+    """What a reader is shown: all that follows the first `</think>`, '' if there is none.
+
+    The first, not the last: a second `</think>` further down would hide from the judge what the reader sees.
+    """
+    return text.partition('</think>')[2].strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Helpfulness:
+    """The score of the summary, as the Bradley–Terry loss trained it: only differences mean something."""
+
+    score: Score
+    form: Form
+    missing: float = (
+        -10.0
+    )  # for a response without a summary, which helps nobody: below what the model gives to those it reads
+    learned = True
+
+    def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> np.ndarray:
+        """f32[B]."""
+        read = [summary(r.text) for r in responses]
+        out = np.full(len(read), self.missing, np.float32)
+        some = [i for i, text in enumerate(read) if text]
+        out[some] = _scored(self.score, [self.form(problems[i], read[i]) for i in some])
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Safety:
+    """The probability that the whole response, reasoning included, is safe: σ of the score that the pointwise loss trained."""
+
+    score: Score
+    form: Form
+    learned = True
+
+    def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> np.ndarray:
+        """f32[B], in [0, 1]."""
+        odds = _scored(self.score, [self.form(p, r.text) for p, r in zip(problems, responses, strict=True)])
+        return np.float32(0.5) * (1 + np.tanh(odds / 2))  # σ, which does not overflow so
+
+
+def _scored(score: Score, read: Sequence[Any]) -> np.ndarray:
+    """f32[B]; whatever is not finite is NaN. ValueError where the scoring function does not give one number each."""
+    if not read:
+        return np.zeros(0, np.float32)
+    got = np.asarray(score(read), np.float32)
+    if got.shape != (len(read),):
+        raise ValueError(f'the scoring function gave shape {got.shape} for {len(read)} responses: one number each')
+    return np.where(np.isfinite(got), got, np.float32(np.nan))
