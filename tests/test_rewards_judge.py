@@ -210,6 +210,12 @@ def test_references_are_compared_with_the_summary(tmp_path):
     assert whole == [1] and Reference.learned
 
 
+def test_a_problem_without_an_answer_is_not_judged(tmp_path):
+    ask = Reference(judge(tmp_path, lambda m: pytest.fail('asked')))
+    assert 'no answer to compare with' in ask.check(problems(1, answer=' ')[0]) and ask.check(problems(1)[0]) is None
+    assert np.isnan(ask.many(problems(1, answer=' '), said('4'))[0])
+
+
 def test_several_votes_are_averaged(tmp_path):
     answers = iter(['CORRECT', 'INCORRECT', 'CORRECT', 'eh', 'eh', 'eh'])
     ask = Reference(judge(tmp_path, lambda m: f'VERDICT {parts(m)[1]}: {next(answers)}'), votes=4)

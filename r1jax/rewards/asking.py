@@ -21,7 +21,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol, TypeVar
 
@@ -88,8 +88,8 @@ class Local:
 
 def rough_tokens(text: str) -> int:
     """About how many tokens a text is, without a tokenizer: four ASCII characters each, other scripts one a character."""
-    ascii = sum(map(str.isascii, text))
-    return -(-ascii // 4) + len(text) - ascii
+    short = sum(map(str.isascii, text))
+    return -(-short // 4) + len(text) - short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,17 +149,16 @@ class Judge:
           Stop: the budget is used up, or the judge answers nobody. A later call goes on from what was answered.
         """
         out: list[T | None] = [None] * len(asks)
-        open = list(range(len(asks)))
+        left = list(range(len(asks)))
         for attempt in range(self.attempts):
-            now = [dataclasses.replace(asks[i], attempt=attempt) for i in open]
-            replies = self._replies(now)
-            for i, reply in zip(open, replies, strict=True):
+            replies = self._replies([dataclasses.replace(asks[i], attempt=attempt) for i in left])
+            for i, reply in zip(left, replies, strict=True):
                 if reply is not None and reply.finished:  # of an answer that was cut off, the last line is not the last
                     out[i] = read[i](reply.text)
-            open = [i for i, reply in zip(open, replies, strict=True) if reply is not None and out[i] is None]
-        if open:
-            self.counts.add('unreadable', len(open))
-            _log.warning('no verdict in %d of %d answers after %d attempts', len(open), len(asks), self.attempts)
+            left = [i for i, reply in zip(left, replies, strict=True) if reply is not None and out[i] is None]
+        if left:
+            self.counts.add('unreadable', len(left))
+            _log.warning('no verdict in %d of %d answers after %d attempts', len(left), len(asks), self.attempts)
         return out
 
     def estimate(self, asks: Sequence[Ask]) -> Estimate:
@@ -330,7 +329,7 @@ class _Pace:
         stop.wait(begin - time.monotonic())
 
 
-def _map(function: Callable, items: Sequence, workers: int, stop: threading.Event) -> Iterable | Iterator:
+def _map(function: Callable, items: Sequence, workers: int, stop: threading.Event) -> Iterator:
     """Results as they come. After an exception nothing new begins; what is under way ends (and is stored) before it is raised."""
     if workers == 1:
         yield from map(function, items)

@@ -169,6 +169,10 @@ class Reference:
         if self.votes < 1:
             raise ValueError(f'votes={self.votes} must be at least 1')
 
+    def check(self, problem: Problem) -> str | None:
+        """Why no response to this problem can be graded, None if it can."""
+        return None if problem.answer.strip() else f'problem {problem.id} has no answer to compare with'
+
     def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> np.ndarray:
         """f32[B]: the share of votes that say CORRECT; 0 without asking where nothing is left to read; NaN: not graded. Raises Stop."""
         out = np.full(len(responses), np.nan, np.float32)
@@ -189,7 +193,7 @@ class Reference:
         """Which are asked about, and `votes` questions each with their codes."""
         chosen, asks, codes = [], [], []
         for i, (problem, text) in enumerate(zip(problems, texts, strict=True)):
-            if not text.strip() or len(text) > self.longest:
+            if not text.strip() or len(text) > self.longest or self.check(problem):
                 continue
             parts = [('QUESTION', problem.prompt), ('REFERENCE', problem.answer), ('ANSWER', text)]
             messages, code = _messages(self.judge, REFERENCE, parts)
