@@ -1,0 +1,457 @@
+"""Runs programs in sandboxes of their own. A script of the standard library alone, `python -S -s -P -B jail.py FD`, started by
+`r1jax.rewards.sandbox` and by nothing else: what trains is never forked, and never runs a line of a model's.
+
+Four kinds of processes. The *waiting* one (this script) has everything imported; for each message on its socket, which
+brings a pipe to read from and one to report into, it forks a *keeper*. The keeper stays outside, where it sees /proc and
+watches memory and CPU time. It forks the *first*: process 1 of a new pid namespace, which builds a root folder of its own,
+waits for the *program*, kills whatever is left and reports. When the keeper dies the kernel kills the first, and when the
+first dies the kernel kills all of its namespace.
+
+In, from the first pipe: the length of a JSON text (4 bytes, big-endian), the text, then the bytes that it gives the sizes
+of. The pipe stays open: once the caller closes it, or dies, everything is killed. Out: one line of JSON, then what the
+program wrote to stdout and stderr.
+
+Started as root, the first builds the root folder and then becomes an unused user; started by a user, everything happens
+in a user namespace. Either way the program is nobody special, may gain no privilege, and sees no /proc.
+
+A Python program is a fork too, in place of an interpreter that starts anew: it finds inside.py and common modules loaded,
+and in its memory nothing but its own files.
+"""
+
+import ctypes
+import errno
+import fcntl
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+TICK = 0.02  # seconds between two looks at the processes
+PAGE = os.sysconf('SC_PAGE_SIZE')
+CLOCK = os.sysconf('SC_CLK_TCK')
+
+NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
+NOSUID, NODEV, BIND, RECURSIVE, PRIVATE = 2, 4, 4096, 16384, 1 << 18
+READ_ONLY_ATTR, NOSUID_ATTR, NODEV_ATTR, AT_RECURSIVE = 1, 2, 4, 0x8000
+DETACH = 2
+PDEATHSIG, SECCOMP, SUBREAPER, NO_NEW_PRIVS = 1, 22, 36, 38
+MOUNT_SETATTR = 442  # the same number on all architectures
+PIVOT_ROOT, CAPSET = {'x86_64': (155, 126), 'aarch64': (41, 91)}.get(os.uname().machine, (-1, -1))
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(name, *arguments):
+    """A C function that answers -1 on failure. Integers travel as 64 bits: a variadic call would leave the rest undefined."""
+    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    if getattr(libc, name)(*wide) == -1:
+        code = ctypes.get_errno()
+        shown = ', '.join(a.decode(errors='replace') if isinstance(a, bytes) else str(a) for a in arguments)
+        raise OSError(code, f'{name}({shown}): {os.strerror(code)}')
+
+
+def unshare(flags):
+    libc.unshare.argtypes = [ctypes.c_int]
+    call('unshare', ctypes.c_int(flags))
+
+
+def mount(source, target, kind, flags=0, options=''):
+    call('mount', source.encode(), target.encode(), kind.encode(), flags, options.encode())
+
+
+def restrict(target, attributes, recursive=True):
+    """Adds mount attributes to a mount and all below it; those it has stay, which a remount would have to repeat."""
+    wanted = struct.pack('=QQQQ', attributes, 0, 0, 0)
+    call(
+        'syscall', MOUNT_SETATTR, -100, target.encode(), AT_RECURSIVE if recursive else 0, wanted, len(wanted)
+    )  # -100: AT_FDCWD
+
+
+def place(path, folder):
+    """Makes the empty folder or file that something is mounted on."""
+    os.makedirs(path if folder else os.path.dirname(path), exist_ok=True)
+    if not folder and not os.path.exists(path):
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+
+
+def build(spec):
+    """Makes a root folder with what the spec lists, and nothing else, this process's root."""
+    mount('none', '/', 'none', RECURSIVE | PRIVATE)
+    base = '/proc'  # exists wherever this works; what lies below it is not needed any more
+    mount('tmpfs', base, 'tmpfs', NOSUID | NODEV, 'size=64k,mode=755')
+    os.mkdir(f'{base}/old')
+    os.mkdir(f'{base}/new')
+    call('syscall', PIVOT_ROOT, base.encode(), f'{base}/old'.encode())
+    os.chdir('/')
+    mount('tmpfs', '/new', 'tmpfs', NOSUID | NODEV, 'size=1m,nr_inodes=1024,mode=755')
+    for folder, size, mode in (('dev', spec['dev_size'], 755), ('tmp', spec['disk'], 1777)):
+        os.mkdir(f'/new/{folder}')
+        options = f'size={size},nr_inodes={spec["inodes"]},mode={mode}'
+        mount('tmpfs', f'/new/{folder}', 'tmpfs', NOSUID | NODEV, options)
+    for source, target in spec['binds']:
+        place(f'/new{target}', os.path.isdir(f'/old{source}'))
+        mount(f'/old{source}', f'/new{target}', 'none', BIND | RECURSIVE)
+        device = target.startswith('/dev/')
+        restrict(f'/new{target}', NOSUID_ATTR if device else READ_ONLY_ATTR | NOSUID_ATTR | NODEV_ATTR)
+    for path, target in spec['links']:
+        os.symlink(target, f'/new{path}')
+    for path in spec['hide']:
+        mount('tmpfs', f'/new{path}', 'tmpfs', NOSUID | NODEV, 'size=4k,nr_inodes=2,mode=555')
+        restrict(f'/new{path}', READ_ONLY_ATTR)
+    os.chdir('/new')
+    call('syscall', PIVOT_ROOT, b'.', b'.')  # the old root now lies on the new one, and is taken away
+    call('umount2', b'.', DETACH)
+    os.chdir('/tmp')
+    restrict('/', READ_ONLY_ATTR, recursive=False)
+
+
+def drop(uid):
+    """Becomes `uid` for good."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    if os.getresuid() != (uid,) * 3 or os.getresgid() != (uid,) * 3 or os.getgroups():
+        raise PermissionError(f'could not become user {uid}')
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return
+    raise PermissionError(f'user {uid} could become root again')
+
+
+def give_up_capabilities():
+    call('prctl', NO_NEW_PRIVS, 1, 0, 0, 0)
+    call(
+        'syscall', CAPSET, struct.pack('=II', 0x20080522, 0), bytes(24)
+    )  # _LINUX_CAPABILITY_VERSION_3; none of any set
+
+
+def families(root):
+    """Process ids of `root` and all that descend from it."""
+    found, waiting = [], [root]
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        try:
+            for thread in os.listdir(f'/proc/{pid}/task'):
+                with open(f'/proc/{pid}/task/{thread}/children') as file:
+                    waiting += map(int, file.read().split())
+        except OSError:  # it ended meanwhile
+            continue
+    return found
+
+
+def usage(first):
+    """(bytes in memory, seconds of CPU) of everything below the process `first`."""
+    pages = ticks = 0
+    for pid in families(first):
+        try:
+            with open(f'/proc/{pid}/stat') as file:
+                fields = file.read().rpartition(')')[2].split()
+        except OSError:
+            continue
+        own, reaped = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+        ticks += reaped if pid == first else own + reaped
+        pages += 0 if pid == first else int(fields[21])
+    return pages * PAGE, ticks / CLOCK
+
+
+def limit(spec):
+    """Limits of the process that calls it and of each of its children."""
+    seconds = int(spec['cpu']) + 1
+    wanted = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: (seconds, seconds + 1),
+        resource.RLIMIT_FSIZE: max(spec['disk'], spec['output']),
+        resource.RLIMIT_NOFILE: spec['open_files'],
+        resource.RLIMIT_NPROC: spec['tasks'],
+        resource.RLIMIT_STACK: spec['stack'],
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_AS: spec['address_space'],
+    }
+    for which, value in wanted.items():
+        if value is not None:
+            soft, hard = value if isinstance(value, tuple) else (value, value)
+            top = resource.getrlimit(which)[1]
+            bound = hard if top == resource.RLIM_INFINITY else min(hard, top)
+            resource.setrlimit(which, (min(soft, bound), bound))
+
+
+def become(spec, streams, filters, fault):
+    """Gives this process the program's streams and limits and takes every other file descriptor but `fault` from it."""
+    for target, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in streams]):
+        os.dup2(fd, target)
+    os.closerange(len(streams), fault)  # whoever could write to the report could forge it
+    os.closerange(fault + 1, 1024)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so
+        signal.signal(number, signal.SIG_DFL)
+    give_up_capabilities()
+    limit(spec)
+    if filters:
+        code = ctypes.create_string_buffer(filters, len(filters))
+        fprog = struct.pack('HxxxxxxP', len(filters) // 8, ctypes.addressof(code))
+        call('prctl', SECCOMP, 2, ctypes.create_string_buffer(fprog), 0, 0)
+
+
+class Python(Exception):
+    """Unwinds a forked process down to where inside.py runs, so that the program ends as any Python program does."""
+
+
+def wait(program, deadline):
+    """The program's exit status as waitpid tells it, or None at the deadline; reaps orphans on the way."""
+    while True:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return None
+            if pid == program:
+                return status
+            if not pid:
+                break
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        signal.sigtimedwait([signal.SIGCHLD], left)
+
+
+def kill_all(isolated):
+    """Kills and reaps every process below this one."""
+    while True:
+        try:
+            if isolated:
+                os.kill(-1, signal.SIGKILL)  # all of this pid namespace but its first, which is this process
+            else:
+                for pid in families(os.getpid())[1:]:
+                    os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def first(spec, blobs, report):
+    """Process 1: sets up, starts the program, waits, cleans up and reports into the file descriptor `report`."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # what process 1 does not handle, nobody inside can send it
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    os.umask(0o022)
+    root = spec['uid'] is not None
+    if spec['isolated']:
+        unshare(NEWNS)
+        build(spec)
+    else:
+        call('prctl', SUBREAPER, 1, 0, 0, 0)
+        os.chdir(spec['folder'])
+    place_in = '/dev/' if spec['isolated'] else '.'
+    for name, mode, blob in zip(spec['names'], spec['modes'], blobs['files'], strict=True):
+        with open(name, 'wb', opener=lambda path, flags, mode=mode: os.open(path, flags, mode)) as file:
+            file.write(blob)
+        if root:
+            os.chown(name, spec['uid'], spec['uid'])
+    with open(f'{place_in}stdin', 'wb') as file:
+        file.write(blobs['stdin'])
+    streams = [os.open(f'{place_in}stdin', os.O_RDONLY)]
+    for name in ('stdout', 'stderr'):
+        streams.append(os.open(f'{place_in}{name}', os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666))
+        os.fchmod(streams[-1], 0o666)
+    if root:
+        drop(spec['uid'])
+        unshare(NEWUSER)  # no root above it any more, and processes are counted for this sandbox alone
+    if spec['isolated']:
+        give_up_capabilities()
+    call('prctl', PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    os.write(report, b'R')  # fails if the keeper is gone already
+    started = time.monotonic()
+    failure, faulty = os.pipe()  # closed by a successful exec
+    program = os.fork()
+    if not program:
+        try:
+            fault = fcntl.fcntl(faulty, fcntl.F_DUPFD_CLOEXEC, 512)
+            become(spec, [*streams, *spec['pipes']], blobs['filter'], fault)
+            if spec['argv'][0] != 'python':
+                os.execve(spec['argv'][0], spec['argv'], spec['env'])
+        except BaseException as error:
+            os.write(fault, str(error).encode())
+            os._exit(127)
+        os.close(fault)
+        os.environ.clear()
+        os.environ.update(spec['env'])
+        raise Python(spec['argv'][1:])
+    os.close(faulty)
+    for fd in spec['pipes']:
+        os.close(fd)
+    with open(failure, 'rb') as file:  # empty once the program runs
+        failed = file.read().decode(errors='replace')
+    status = wait(program, started + spec['wall'])
+    kill_all(spec['isolated'])
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = spent.ru_utime + spent.ru_stime
+    sizes = [os.fstat(fd).st_size for fd in streams[1:]]
+    outcome = 'exited'
+    if status is None or cpu > spec['cpu']:
+        outcome = 'timeout'
+    elif max(sizes) > spec['output']:
+        outcome = 'output'
+    answer = {
+        'outcome': outcome,
+        'status': None if status is None else os.waitstatus_to_exitcode(status),
+        'cpu': cpu,
+        'memory': spent.ru_maxrss * 1024,
+    }
+    out, err = os.pread(streams[1], spec['output'], 0), os.pread(streams[2], 4096, max(0, sizes[1] - 4096))
+    with open(report, 'wb') as file:
+        file.write(framed({'error': failed} if failed else answer, out, err))
+
+
+def framed(answer, out=b'', err=b''):
+    return json.dumps(answer | {'sizes': [len(out), len(err)]}).encode() + b'\n' + out + err
+
+
+def read_spec():
+    """The spec, and its blobs by name, from file descriptor 0."""
+    with open(0, 'rb', closefd=False) as stdin:
+        spec = json.loads(stdin.read(int.from_bytes(stdin.read(4), 'big')))
+        blobs = {name: stdin.read(size) for name, size in spec['sizes'].items()}
+        blobs['files'] = [stdin.read(size) for size in spec['files']]
+    return spec, blobs
+
+
+def keep(parent, pipes):
+    """The keeper: starts the first process and watches it until it has reported. Returns the report."""
+    call('prctl', PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    spec, blobs = read_spec()
+    spec['pipes'] = pipes
+    if spec['isolated']:
+        apart = NEWPID | NEWNET | NEWIPC | NEWUTS | NEWCGROUP
+        if spec['uid'] is not None:
+            unshare(apart)
+        else:
+            uid, gid = os.getuid(), os.getgid()
+            unshare(NEWUSER | apart)
+            for name, text in (('setgroups', 'deny'), ('uid_map', f'{uid} {uid} 1'), ('gid_map', f'{gid} {gid} 1')):
+                with open(f'/proc/self/{name}', 'w') as file:
+                    file.write(text)
+            call('prctl', PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # new credentials cleared it
+    if os.getppid() != parent:
+        raise ProcessLookupError('the caller is gone')
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(reader)
+            quiet = os.open('/dev/null', os.O_RDWR)
+            os.dup2(quiet, 0)
+            os.dup2(quiet, 1)
+            first(spec, blobs, writer)
+        except Python:
+            raise
+        except BaseException as error:
+            os.write(writer, framed(fault_of(error)))
+        os._exit(0)
+    os.close(writer)
+    for fd in spec['pipes']:
+        os.close(fd)
+    report, killed = watch(spec, child, reader)
+    os.kill(child, signal.SIGKILL)  # it has ended, or is to end
+    os.waitpid(child, 0)
+    if not report.startswith(b'R'):
+        return report or framed({'error': 'process 1 died while setting up'})
+    if killed or len(report) == 1:  # died: killed from inside, or by the kernel for want of memory
+        return framed({'outcome': killed or 'died', 'status': None, 'cpu': 0.0, 'memory': 0})
+    return report[1:]
+
+
+def watch(spec, child, reader):
+    """What the first process wrote, and '' or why it is to be killed."""
+    report = b''
+    asked = select.poll()
+    for fd in (0, reader):
+        asked.register(fd, select.POLLIN | select.POLLHUP)
+    deadline = None
+    while True:
+        ready = dict(asked.poll(TICK * 1000))
+        if 0 in ready:
+            asked.unregister(0)
+        if reader in ready:
+            piece = os.read(reader, 1 << 20)
+            if not piece:
+                return report, ''
+            report += piece
+            deadline = deadline or time.monotonic() + spec['wall'] + 5  # the first process is stuck
+        if 0 in ready and len(report) < 2:  # with more than that it is over already
+            return report, 'stopped'
+        if deadline:
+            memory, cpu = usage(child)
+            if memory > spec['memory']:
+                return report, 'memory'
+            if cpu > spec['cpu'] or time.monotonic() > deadline:
+                return report, 'timeout'
+
+
+def fault_of(error):
+    code = errno.errorcode.get(error.errno) if isinstance(error, OSError) else None
+    return {'error': str(error) or type(error).__name__, 'errno': code}
+
+
+def serve(asked):
+    """Forks a keeper for every message on the socket; returns when the other side is gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
+    owner, own = os.getppid(), os.getpid()
+    asked.settimeout(1.0)
+    while True:
+        try:
+            message, fds, _, _ = socket.recv_fds(asked, 1, 8)
+        except TimeoutError:
+            if os.getppid() != owner:
+                return
+            continue
+        if not message:
+            return
+        if not os.fork():
+            asked.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for target, fd in enumerate(fds[:2]):
+                os.dup2(fd, target)
+                os.close(fd)
+            try:
+                report = keep(own, fds[2:])
+            except OSError as error:
+                report = framed(fault_of(error))
+            with open(1, 'wb') as file:
+                file.write(report)
+            os._exit(0)
+        for fd in fds:
+            os.close(fd)
+
+
+def main():
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import inside
+
+    del sys.path[0]
+    inside.prepare()
+    gc.collect()
+    gc.freeze()  # so that no collection of a fork writes to pages that it shares
+    try:
+        serve(socket.socket(fileno=int(sys.argv[1])))
+    except Python as program:
+        sys.argv = ['inside.py', *program.args[0]]
+    else:
+        return
+    inside.main()
+
+
+if __name__ == '__main__':
+    main()
