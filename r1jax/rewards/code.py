@@ -49,7 +49,7 @@ from r1jax.rewards.sandbox import Limits, MiB, Ran
 from r1jax.types import Problem, Response
 
 _PATIENCE = 3  # tests out of time after which the rest count as failed
-_COMPILING = Limits(cpu=30, wall=90, memory=2048 * MiB, address_space=None, disk=256 * MiB, output=64 * MiB)
+_COMPILING = Limits(cpu=30, wall=90, memory=1024 * MiB, address_space=None, disk=256 * MiB, output=64 * MiB)
 _CHECKING = Limits(cpu=10, wall=30, memory=1024 * MiB, address_space=None, output=MiB)
 _ARGUMENTS = ('input', 'output', 'answer')
 
@@ -349,7 +349,7 @@ def _checked(problem: Problem, source: bytes, limits: Limits) -> Verdict:
         raise ValueError(f'the tests of problem {problem.id} do not run: {said}')
     if ran.outcome != 'stopped' and not ran.succeeded:
         return Verdict(0, 1, _why(ran))
-    return Verdict(0, 1, said if verdict.outcome == 'exited' else verdict.outcome)
+    return Verdict(0, 1, said or _why(verdict))
 
 
 def _pipes() -> tuple[tuple[int, int], tuple[int, int]]:

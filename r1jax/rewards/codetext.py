@@ -29,7 +29,7 @@ def program(text: str) -> tuple[str, str] | None:
 
     The language is 'python', 'cpp', 'javascript', or '' where no label says it.
     """
-    head, closed, rest = text.rpartition('</think>')
+    _, closed, rest = text.rpartition('</think>')
     if not closed and '<think>' in rest:
         return None
     end = rest.rfind('</answer>')

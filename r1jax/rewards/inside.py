@@ -17,6 +17,7 @@ import builtins
 import importlib
 import json
 import os
+import signal
 import struct
 import sys
 import types
@@ -234,6 +235,7 @@ def check(setup, source, name):
     Returns:
       0 where all hold, 1 where one does not, 3 where the tests themselves do not run.
     """
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a call to a process that is gone raises
     space = {'__name__': 'tests', '__builtins__': builtins}
     function = candidate(name)
     bare = 'def check(' not in source
@@ -282,9 +284,12 @@ def text(path):
 
 
 def main():
-    sys.stdin, sys.stdout = open(0, encoding='utf-8', closefd=False), open(1, 'w', encoding='utf-8', closefd=False)
-    sys.stderr = open(2, 'w', encoding='utf-8', errors='backslashreplace', closefd=False)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    for fd, name in enumerate(
+        ('stdin', 'stdout', 'stderr')
+    ):  # anew: those of the process that was forked are in its state
+        stream = os.fdopen(fd, 'w' if fd else 'r', encoding='utf-8', errors='surrogateescape', closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f'__{name}__', stream)
     side, file, *rest = sys.argv[1:]
     if side == 'script':
         script(file, *rest)

@@ -149,7 +149,7 @@ def families(root):
 
 
 def usage(first):
-    """(bytes in memory, seconds of CPU) of everything below the process `first`."""
+    """(bytes in memory, seconds of CPU) of everything below the process `first`. Pages that forks share count for each."""
     pages = ticks = 0
     for pid in families(first):
         try:
@@ -161,6 +161,20 @@ def usage(first):
         ticks += reaped if pid == first else own + reaped
         pages += 0 if pid == first else int(fields[21])
     return pages * PAGE, ticks / CLOCK
+
+
+def proportional(first):
+    """Bytes in memory below the process `first`, pages that forks share counted once: exact, and too slow for every look."""
+    total = 0
+    for pid in families(first)[1:]:
+        try:
+            with open(f'/proc/{pid}/smaps_rollup') as file:
+                total += next(int(line.split()[1]) for line in file if line.startswith('Pss:')) * 1024
+        except ProcessLookupError:
+            continue
+        except OSError:  # not ours to read: then as counted before
+            return usage(first)[0]
+    return total
 
 
 def limit(spec):
@@ -191,6 +205,7 @@ def become(spec, streams, filters, fault):
         os.dup2(fd, target)
     os.closerange(len(streams), fault)  # whoever could write to the report could forge it
     os.closerange(fault + 1, 1024)
+    os.setsid()  # nor shall process 1 hear what the program tells its own group
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so
         signal.signal(number, signal.SIG_DFL)
@@ -246,6 +261,7 @@ def first(spec, blobs, report):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # what process 1 does not handle, nobody inside can send it
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    os.setsid()  # a signal to a process group reaches all of it, outside of the pid namespace too
     os.umask(0o022)
     root = spec['uid'] is not None
     if spec['isolated']:
@@ -394,7 +410,7 @@ def watch(spec, child, reader):
             return report, 'stopped'
         if deadline:
             memory, cpu = usage(child)
-            if memory > spec['memory']:
+            if memory > spec['memory'] and proportional(child) > spec['memory']:
                 return report, 'memory'
             if cpu > spec['cpu'] or time.monotonic() > deadline:
                 return report, 'timeout'

@@ -179,6 +179,7 @@ def start(
 ) -> Program:
     """As `run`, without waiting. `pipes` are file descriptors that the program finds as `PIPES`; the caller closes its own."""
     isolated = os.environ.get(ALLOW) != '1'
+    root = isolated and os.getuid() == 0
     files = dict(files or {})
     folder = None if isolated else tempfile.mkdtemp(prefix='r1jax-')
     spec = {
@@ -186,17 +187,18 @@ def start(
         'env': _ENV if isolated else _ENV | {'HOME': folder, 'TMPDIR': folder},
         'isolated': isolated,
         'folder': folder,
-        'uid': _unused_uid() if isolated and os.getuid() == 0 else None,
+        'uid': _unused_uid() if root else None,
         'names': list(files),
         'modes': [0o755 if name in executable else 0o644 for name in files],
-        'tasks': limits.processes + 2 if isolated else None,  # a user has other processes, which would be counted
+        'tasks': None,
         'inodes': 4096,
         'dev_size': 2 * limits.output + len(stdin) + MiB,
         **dataclasses.asdict(limits),
     }
     if isolated:
         _old_kernel()
-        spec |= _view()
+        # process 1 counts, and the keeper where it is in the user namespace; outside of one, all that the user runs would
+        spec |= _view() | {'tasks': limits.processes + (1 if root else 2)}
     blobs = {'stdin': stdin, 'filter': seccomp.program(platform.machine()) if isolated else b''}
     spec |= {'sizes': {name: len(blob) for name, blob in blobs.items()}, 'files': [len(b) for b in files.values()]}
     text = json.dumps(spec).encode()
