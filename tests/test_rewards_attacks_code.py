@@ -256,7 +256,7 @@ NEEDS = {'cpp': 'g++', 'javascript': 'node'}
 
 
 def problem(kind, where='', argument=''):
-    limits = {'time_limit': 0.5, 'memory_limit': 256 << 20}
+    limits = {'time_limit': 0.6 if kind in NEEDS else 0.3, 'memory_limit': 256 << 20}  # node takes its time to start
     if kind == 'check':
         meta = {'tests': CHECK, 'entry_point': 'f'}
     elif kind == 'call':

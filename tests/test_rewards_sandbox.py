@@ -130,7 +130,7 @@ def test_only_its_own_streams_are_open():
 
 
 def test_it_may_write_in_tmp_and_dev_only():
-    source = 'say([d for d, _, _ in os.walk("/") if os.access(d, os.W_OK) and not os.path.islink(d)])'
+    source = 'import glob\nsay([d for t in ("/", "/*", "/*/*") for d in glob.glob(t) if os.path.isdir(d) and os.access(d, os.W_OK)])'
     assert set(told(source)) <= {'/tmp', '/dev'}
 
 

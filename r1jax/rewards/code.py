@@ -25,7 +25,8 @@ value there and no verdict to change: all it can do is answer.
     tolerance     numbers may differ by tolerance · max(1, |expected|)
     checker       {'source': str, 'language': 'python' | 'cpp', 'arguments': ('input', 'output', 'answer')}: a program that
                   decides in place of a comparison, with its arguments, files, in this order (that of testlib.h; 'output' is
-                  what was printed, 'answer' what was expected). Right is exit status 0, and if it prints a number, 1 or more
+                  what was printed, 'answer' what was expected). Right is exit status 0, and if it prints a number, 1 or more;
+                  status 3 says that the checker itself failed
 
 The reward raises what no sample is to blame for, which marks the sample and not the model: `sandbox.Unavailable`, a missing
 compiler, tests that are not of these forms.
@@ -160,11 +161,14 @@ def _right(problem: Problem, test: Mapping[str, Any], printed: bytes) -> bool:
     if sorted(order) != sorted(_ARGUMENTS):
         raise ValueError(f'the checker of problem {problem.id} has arguments {order}, not an order of {_ARGUMENTS}')
     files = {'input': test['input'].encode(), 'output': printed, 'answer': test['output'].encode()}
+    failed = f'the checker of problem {problem.id} failed: '
     try:
         run = _program(checker.get('language', 'python'), checker['source'].encode(), _CHECKING, files, order)
     except SyntaxError as error:
-        raise ValueError(f'the checker of problem {problem.id} does not compile: {error}') from None
+        raise ValueError(f'{failed}{error}') from None
     ran = run(b'')
+    if ran.status == 3 or b'\nSyntaxError: ' in ran.stderr:
+        raise ValueError(f'{failed}{_why(ran)}')
     try:
         return ran.succeeded and float(ran.stdout) >= 1
     except ValueError:  # it said something else, or nothing

@@ -22,6 +22,7 @@ import ctypes
 import errno
 import fcntl
 import gc
+import importlib
 import json
 import os
 import resource
@@ -454,8 +455,7 @@ def serve(asked):
 
 def main():
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import inside
-
+    inside = importlib.import_module('inside')  # beside this file, and of no package
     del sys.path[0]
     inside.prepare()
     gc.collect()
