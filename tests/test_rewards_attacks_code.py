@@ -59,7 +59,7 @@ ATTACKS = {  # name -> (kind, program)
         import os, time
         for _ in range(8):
             if not os.fork(): break
-        hog = bytearray(b'x') * 200_000_000
+        hog = bytearray(b'x') * 100_000_000
         time.sleep(99)
         """,
     ),
@@ -233,6 +233,7 @@ ATTACKS = {  # name -> (kind, program)
     'cpp_includes_a_file': ('cpp', '#include "/etc/passwd"\nint main() {}'),
     'cpp_includes_a_device': ('cpp', '#include "/dev/zero"\nint main() {}'),
     'cpp_big_binary': ('cpp', 'char big[1u << 31] = {1};\nint main() {}'),
+    'cpp_too_big_to_start': ('cpp', 'char big[1u << 31];\nint main() { return big[0]; }'),
     'cpp_endless_templates': ('cpp', 'template <int N> struct A { static const int v = A<N + 1>::v; };\nint main() { return A<0>::v; }'),
     'cpp_io_uring': ('cpp', '#include <unistd.h>\n#include <sys/syscall.h>\nint main() { char p[256] = {}; return syscall(SYS_io_uring_setup, 8, p) >= 0 ? 0 : 1; }'),
     'js_exit': ('javascript', 'process.exit(0)'),
@@ -256,7 +257,7 @@ NEEDS = {'cpp': 'g++', 'javascript': 'node'}
 
 
 def problem(kind, where='', argument=''):
-    limits = {'time_limit': 0.6 if kind in NEEDS else 0.3, 'memory_limit': 256 << 20}  # node takes its time to start
+    limits = {'time_limit': 0.6 if kind in NEEDS else 0.3, 'memory_limit': 128 << 20}  # node takes its time to start
     if kind == 'check':
         meta = {'tests': CHECK, 'entry_point': 'f'}
     elif kind == 'call':

@@ -53,8 +53,9 @@ def test_a_program_ends_as_any_python_program_does():
 
 def test_any_program_runs():
     assert sandbox.run(['/bin/sh', '-c', 'cat; pwd'], b'x').stdout == b'x/tmp\n'
-    with pytest.raises(RuntimeError, match=r'a sandbox failed: .*No such file'):
-        sandbox.run(['/nothing/here'])
+    for command, why in (['/nothing/here'], b'No such file'), (['./x'], b'Exec format error'):
+        ran = sandbox.run(command, files={'x': b'garbage'}, executable=('x',))
+        assert ran.status == 127 and why in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -291,25 +291,29 @@ def first(spec, blobs, report):
     call('prctl', PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.write(report, b'R')  # fails if the keeper is gone already
     started = time.monotonic()
-    failure, faulty = os.pipe()  # closed by a successful exec
+    failure, faulty = os.pipe()  # closed once nothing more can go wrong but in the program itself
     program = os.fork()
     if not program:
         try:
             fault = fcntl.fcntl(faulty, fcntl.F_DUPFD_CLOEXEC, 512)
             become(spec, [*streams, *spec['pipes']], blobs['filter'], fault)
-            if spec['argv'][0] != 'python':
-                os.execve(spec['argv'][0], spec['argv'], spec['env'])
         except BaseException as error:
             os.write(fault, str(error).encode())
             os._exit(127)
         os.close(fault)
+        if spec['argv'][0] != 'python':
+            try:
+                os.execve(spec['argv'][0], spec['argv'], spec['env'])
+            except OSError as error:  # of a compiled program's making, or its size: its own fault
+                os.write(2, str(error).encode())
+            os._exit(127)
         os.environ.clear()
         os.environ.update(spec['env'])
         raise Python(spec['argv'][1:])
     os.close(faulty)
     for fd in spec['pipes']:
         os.close(fd)
-    with open(failure, 'rb') as file:  # empty once the program runs
+    with open(failure, 'rb') as file:
         failed = file.read().decode(errors='replace')
     status = wait(program, started + spec['wall'])
     kill_all(spec['isolated'])
