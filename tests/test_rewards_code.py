@@ -197,9 +197,10 @@ def test_printed():
     assert judged(ADD, 'print(3)', partial=True) == Verdict(1, 3, 'wrong output')
     assert judged(ADD, f'{ADDED}\nexit(1)').reason == 'exit status 1'
     assert judged(ADD | {'time_limit': 0.2}, f'{ADDED}\nwhile True: pass').reason == 'timeout'
-    assert judged(ADD, 'x = bytearray(1 << 30)').reason == 'exit status 1: MemoryError'
-    assert judged(ADD, 'x = bytearray(1 << 30)', memory_limit=2 << 30).reason == 'wrong output'
-    assert judged(ADD | {'memory_limit': 2 << 30}, 'x = bytearray(1 << 30)').reason == 'wrong output'
+    hungry, small = 'x = bytearray(200 << 20)', 32 << 20
+    assert judged(ADD, hungry).reason == 'wrong output'
+    assert judged(ADD | {'memory_limit': small}, hungry).reason == 'exit status 1: MemoryError'
+    assert judged(ADD, hungry, memory_limit=small).reason == 'exit status 1: MemoryError'
 
 
 def test_time_limits_come_from_the_problem_or_the_reward():
