@@ -4,8 +4,8 @@
 Four kinds of processes. The *waiting* one (this script) has everything imported; for each message on its socket, which
 brings a pipe to read from and one to report into, it forks a *keeper*. The keeper stays outside, where it sees /proc and
 watches memory and CPU time. It forks the *first*: process 1 of a new pid namespace, which builds a root folder of its own,
-waits for the *program*, kills whatever is left and reports. When the keeper dies the kernel kills the first, and when the
-first dies the kernel kills all of its namespace.
+waits for the *program*, kills whatever is left and reports (walls.py has what it asks of the kernel). When the keeper dies
+the kernel kills the first, and when the first dies the kernel kills all of its namespace.
 
 In, from the first pipe: the length of a JSON text (4 bytes, big-endian), the text, then the bytes that it gives the sizes
 of. The pipe stays open: once the caller closes it, or dies, everything is killed. Out: one line of JSON, then what the
@@ -18,7 +18,6 @@ A Python program is a fork too, in place of an interpreter that starts anew: it 
 and in its memory nothing but its own files.
 """
 
-import ctypes
 import errno
 import fcntl
 import gc
@@ -29,109 +28,16 @@ import resource
 import select
 import signal
 import socket
-import struct
 import sys
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+inside, walls = map(importlib.import_module, ('inside', 'walls'))  # beside this file, and of no package
+del sys.path[0]
 
 TICK = 0.02  # seconds between two looks at the processes
 PAGE = os.sysconf('SC_PAGE_SIZE')
 CLOCK = os.sysconf('SC_CLK_TCK')
-
-NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
-NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
-NOSUID, NODEV, BIND, RECURSIVE, PRIVATE = 2, 4, 4096, 16384, 1 << 18
-READ_ONLY_ATTR, NOSUID_ATTR, NODEV_ATTR, AT_RECURSIVE = 1, 2, 4, 0x8000
-DETACH = 2
-PDEATHSIG, SECCOMP, SUBREAPER, NO_NEW_PRIVS = 1, 22, 36, 38
-MOUNT_SETATTR = 442  # the same number on all architectures
-PIVOT_ROOT, CAPSET = {'x86_64': (155, 126), 'aarch64': (41, 91)}.get(os.uname().machine, (-1, -1))
-
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def call(name, *arguments):
-    """A C function that answers -1 on failure. Integers travel as 64 bits: a variadic call would leave the rest undefined."""
-    wide = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    if getattr(libc, name)(*wide) == -1:
-        code = ctypes.get_errno()
-        shown = ', '.join(a.decode(errors='replace') if isinstance(a, bytes) else str(a) for a in arguments)
-        raise OSError(code, f'{name}({shown}): {os.strerror(code)}')
-
-
-def unshare(flags):
-    libc.unshare.argtypes = [ctypes.c_int]
-    call('unshare', ctypes.c_int(flags))
-
-
-def mount(source, target, kind, flags=0, options=''):
-    call('mount', source.encode(), target.encode(), kind.encode(), flags, options.encode())
-
-
-def restrict(target, attributes, recursive=True):
-    """Adds mount attributes to a mount and all below it; those it has stay, which a remount would have to repeat."""
-    wanted = struct.pack('=QQQQ', attributes, 0, 0, 0)
-    call(
-        'syscall', MOUNT_SETATTR, -100, target.encode(), AT_RECURSIVE if recursive else 0, wanted, len(wanted)
-    )  # -100: AT_FDCWD
-
-
-def place(path, folder):
-    """Makes the empty folder or file that something is mounted on."""
-    os.makedirs(path if folder else os.path.dirname(path), exist_ok=True)
-    if not folder and not os.path.exists(path):
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
-
-
-def build(spec):
-    """Makes a root folder with what the spec lists, and nothing else, this process's root."""
-    mount('none', '/', 'none', RECURSIVE | PRIVATE)
-    base = '/proc'  # exists wherever this works; what lies below it is not needed any more
-    mount('tmpfs', base, 'tmpfs', NOSUID | NODEV, 'size=64k,mode=755')
-    os.mkdir(f'{base}/old')
-    os.mkdir(f'{base}/new')
-    call('syscall', PIVOT_ROOT, base.encode(), f'{base}/old'.encode())
-    os.chdir('/')
-    mount('tmpfs', '/new', 'tmpfs', NOSUID | NODEV, 'size=1m,nr_inodes=1024,mode=755')
-    for folder, size, mode in (('dev', spec['dev_size'], 755), ('tmp', spec['disk'], 1777)):
-        os.mkdir(f'/new/{folder}')
-        options = f'size={size},nr_inodes={spec["inodes"]},mode={mode}'
-        mount('tmpfs', f'/new/{folder}', 'tmpfs', NOSUID | NODEV, options)
-    for source, target in spec['binds']:
-        place(f'/new{target}', os.path.isdir(f'/old{source}'))
-        mount(f'/old{source}', f'/new{target}', 'none', BIND | RECURSIVE)
-        device = target.startswith('/dev/')
-        restrict(f'/new{target}', NOSUID_ATTR if device else READ_ONLY_ATTR | NOSUID_ATTR | NODEV_ATTR)
-    for path, target in spec['links']:
-        os.symlink(target, f'/new{path}')
-    for path in spec['hide']:
-        mount('tmpfs', f'/new{path}', 'tmpfs', NOSUID | NODEV, 'size=4k,nr_inodes=2,mode=555')
-        restrict(f'/new{path}', READ_ONLY_ATTR)
-    os.chdir('/new')
-    call('syscall', PIVOT_ROOT, b'.', b'.')  # the old root now lies on the new one, and is taken away
-    call('umount2', b'.', DETACH)
-    os.chdir('/tmp')
-    restrict('/', READ_ONLY_ATTR, recursive=False)
-
-
-def drop(uid):
-    """Becomes `uid` for good."""
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    if os.getresuid() != (uid,) * 3 or os.getresgid() != (uid,) * 3 or os.getgroups():
-        raise PermissionError(f'could not become user {uid}')
-    try:
-        os.setuid(0)
-    except PermissionError:
-        return
-    raise PermissionError(f'user {uid} could become root again')
-
-
-def give_up_capabilities():
-    call('prctl', NO_NEW_PRIVS, 1, 0, 0, 0)
-    call(
-        'syscall', CAPSET, struct.pack('=II', 0x20080522, 0), bytes(24)
-    )  # _LINUX_CAPABILITY_VERSION_3; none of any set
 
 
 def families(root):
@@ -178,28 +84,6 @@ def proportional(first):
     return total
 
 
-def limit(spec):
-    """Limits of the process that calls it and of each of its children."""
-    seconds = int(spec['cpu']) + 1
-    wanted = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: (seconds, seconds + 1),
-        resource.RLIMIT_FSIZE: max(spec['disk'], spec['output']),
-        resource.RLIMIT_NOFILE: spec['open_files'],
-        resource.RLIMIT_NPROC: spec['tasks'],
-        resource.RLIMIT_STACK: spec['stack'],
-        resource.RLIMIT_MSGQUEUE: 0,
-        resource.RLIMIT_MEMLOCK: 0,
-        resource.RLIMIT_AS: spec['address_space'],
-    }
-    for which, value in wanted.items():
-        if value is not None:
-            soft, hard = value if isinstance(value, tuple) else (value, value)
-            top = resource.getrlimit(which)[1]
-            bound = hard if top == resource.RLIM_INFINITY else min(hard, top)
-            resource.setrlimit(which, (min(soft, bound), bound))
-
-
 def become(spec, streams, filters, fault):
     """Gives this process the program's streams and limits and takes every other file descriptor but `fault` from it."""
     for target, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in streams]):
@@ -210,12 +94,10 @@ def become(spec, streams, filters, fault):
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so
         signal.signal(number, signal.SIG_DFL)
-    give_up_capabilities()
-    limit(spec)
+    walls.give_up_capabilities()
+    walls.limit(spec)
     if filters:
-        code = ctypes.create_string_buffer(filters, len(filters))
-        fprog = struct.pack('HxxxxxxP', len(filters) // 8, ctypes.addressof(code))
-        call('prctl', SECCOMP, 2, ctypes.create_string_buffer(fprog), 0, 0)
+        walls.filter_calls(filters)
 
 
 class Python(Exception):
@@ -266,10 +148,10 @@ def first(spec, blobs, report):
     os.umask(0o022)
     root = spec['uid'] is not None
     if spec['isolated']:
-        unshare(NEWNS)
-        build(spec)
+        walls.unshare(walls.NEWNS)
+        walls.build(spec)
     else:
-        call('prctl', SUBREAPER, 1, 0, 0, 0)
+        walls.call('prctl', walls.SUBREAPER, 1, 0, 0, 0)
         os.chdir(spec['folder'])
     place_in = '/dev/' if spec['isolated'] else '.'
     for name, mode, blob in zip(spec['names'], spec['modes'], blobs['files'], strict=True):
@@ -284,11 +166,11 @@ def first(spec, blobs, report):
         streams.append(os.open(f'{place_in}{name}', os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666))
         os.fchmod(streams[-1], 0o666)
     if root:
-        drop(spec['uid'])
-        unshare(NEWUSER)  # no root above it any more, and processes are counted for this sandbox alone
+        walls.drop(spec['uid'])
+        walls.unshare(walls.NEWUSER)  # no root above it any more, and processes are counted for this sandbox alone
     if spec['isolated']:
-        give_up_capabilities()
-    call('prctl', PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        walls.give_up_capabilities()
+    walls.call('prctl', walls.PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.write(report, b'R')  # fails if the keeper is gone already
     started = time.monotonic()
     failure, faulty = os.pipe()  # closed once nothing more can go wrong but in the program itself
@@ -351,20 +233,20 @@ def read_spec():
 
 def keep(parent, pipes):
     """The keeper: starts the first process and watches it until it has reported. Returns the report."""
-    call('prctl', PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    walls.call('prctl', walls.PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     spec, blobs = read_spec()
     spec['pipes'] = pipes
     if spec['isolated']:
-        apart = NEWPID | NEWNET | NEWIPC | NEWUTS | NEWCGROUP
+        apart = walls.NEWPID | walls.NEWNET | walls.NEWIPC | walls.NEWUTS | walls.NEWCGROUP
         if spec['uid'] is not None:
-            unshare(apart)
+            walls.unshare(apart)
         else:
             uid, gid = os.getuid(), os.getgid()
-            unshare(NEWUSER | apart)
+            walls.unshare(walls.NEWUSER | apart)
             for name, text in (('setgroups', 'deny'), ('uid_map', f'{uid} {uid} 1'), ('gid_map', f'{gid} {gid} 1')):
                 with open(f'/proc/self/{name}', 'w') as file:
                     file.write(text)
-            call('prctl', PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # new credentials cleared it
+            walls.call('prctl', walls.PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # new credentials cleared it
     if os.getppid() != parent:
         raise ProcessLookupError('the caller is gone')
     reader, writer = os.pipe()
@@ -458,9 +340,6 @@ def serve(asked):
 
 
 def main():
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    inside = importlib.import_module('inside')  # beside this file, and of no package
-    del sys.path[0]
     inside.prepare()
     gc.collect()
     gc.freeze()  # so that no collection of a fork writes to pages that it shares
