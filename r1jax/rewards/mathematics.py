@@ -8,7 +8,8 @@ In: a problem and a response. Out: 1.0 or 0.0. In order:
 3. What is left, one formula against another, is parsed by math-verify's LaTeX parser and compared by math-verify.
 
 Model text is never evaluated: math-verify's path for plain expressions ends in sympy's `parse_expr`, which is Python's `eval`, and
-is not used; its LaTeX parser builds expressions from a grammar. It sees only what is short, made of known commands, and whose
+is not used. Its LaTeX parser builds expressions from a grammar, but makes numbers by `eval` of their digits: `_library` replaces
+that. It sees only what is short, made of known commands, and whose
 numbers stay small however they are multiplied out (`_parse`, `_bits`). What sympy does with it after that has no bound, so this
 reward belongs into the pool, with a deadline: `Part('accuracy', Math(), deadline=5)`. It sets no timeouts of its own, since those of
 math-verify are signals and silently grade as wrong outside a main thread.
@@ -42,10 +43,10 @@ _BETWEEN = re.compile(r'[\s$.]*(?:\\text\{\s*)?(?:,|;|and|or|,\s*(?:and|or))?(?:
 _MATHS = re.compile(r'\$\$([^$]+)\$\$|(?<![\\$])\$([^$\n]+)\$|\\\(([^\n]+?)\\\)|\\\[(.+?)\\\]', re.DOTALL)
 _COMMANDS = frozenset(
     'frac sqrt cdot times div pi infty le ge ne sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp text binom '
-    'alpha beta gamma delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega '
-    'Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega overline vec hat bar lfloor rfloor lceil rceil mathbb triangle angle'.split()
+    'alpha beta delta epsilon varepsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau phi varphi chi psi omega '
+    'Delta Theta Lambda Xi Sigma Phi Psi Omega overline vec hat bar lfloor rfloor lceil rceil mathbb triangle angle'.split()
 )
-_CHARACTERS = re.compile(r'[A-Za-z0-9 +\-*/^_=<>()\[\]{}|!.,\\°]*')
+_CHARACTERS = re.compile(r'[A-Za-z0-9 +\-*/^_=<>()\[\]{}|!.\\°]*')
 _UNREADABLE = re.compile(
     r'[A-Za-z]{5,}'  # words
     r'|(?<!_)\d\s+[\d.]|\d\s*[eE]\s*[+-]?\d'  # 5 2, which the parser adds up; 1e9, which it writes out
@@ -282,8 +283,16 @@ def _library() -> types.SimpleNamespace:
         import latex2sympy2_extended as latex
         import math_verify.grader
         import sympy
+        from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
     except ImportError as error:
         raise ImportError("formulas are compared by math-verify: pip install 'r1jax[math]'") from error
+
+    class Parser(_Latex2Sympy):
+        def parse_number(self, text: str):
+            """As the original, whose `sympy.Number(text)` is an `eval` of the digits, and most of a formula's time."""
+            text = text.replace(',', '')
+            return sympy.Integer(int(text)) if text.isdigit() else sympy.Float(text)
+
     logging.getLogger('math_verify').setLevel(logging.ERROR)  # it warns that its timeouts are off
     tidy = latex.NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed='none')
     return types.SimpleNamespace(
@@ -291,9 +300,7 @@ def _library() -> types.SimpleNamespace:
         verify=math_verify.verify,
         is_complex=math_verify.grader.should_treat_as_complex,
         tidy=lambda text: latex.normalize_latex(text, tidy),
-        parse=lambda text, real: latex.latex2sympy(
-            text, is_real=real, convert_degrees=False, normalization_config=None
-        ),
+        parse=lambda text, real: Parser(is_real=real, convert_degrees=False).parse(text),
     )
 
 

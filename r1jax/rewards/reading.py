@@ -218,8 +218,8 @@ def _read(text: str, prose: bool = False) -> Value | None:
         return _group('', [_read(text.replace(r'\pm', sign)) for sign in '+-'])
     if text[0] in '({' and text[-1] == {'(': ')', '{': '}'}[text[0]] and _closes_last(text):
         return _read(text[1:-1])
-    if '=' in text:
-        value = _read(_last_side(text))
+    if (side := _last_side(text)) != text:
+        value = _read(side)
         return value and Named('', value, text)
     return Formula(*numerals.without_unit(text))
 
