@@ -20,7 +20,7 @@ from r1jax.types import Problem, Response
 pytest.importorskip('math_verify')
 
 MEGABYTE = 1_000_000
-SLOWEST = 5.0  # seconds a case on a busy machine; alone each takes below one
+SLOWEST = 10.0  # seconds a case on a busy machine; alone each takes below one
 
 BAIT = [  # (name, gold, what is claimed to be the final answer)
     ('tower', '7', '9**9**9'),
@@ -130,11 +130,10 @@ WHOLE = [  # (name, gold, whole response)
     ('nothing', '7', ''),
 ]
 
-CASES = [(name, gold, f'<think> so </think> <answer>{text}</answer>') for name, gold, text in BAIT]
-CASES += [
+ONCE = [(name, gold, f'<think> so </think> <answer>{text}</answer>') for name, gold, text in BAIT] + WHOLE
+CASES = ONCE + [
     (f'{name}, boxed', gold, rf'\boxed{{{text}}}') for name, gold, text in BAIT if text.count('{') == text.count('}')
 ]
-CASES += WHOLE
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +164,7 @@ def test_no_math_attack_is_rewarded(gold, text):
     assert time.perf_counter() - start < SLOWEST
 
 
-@pytest.mark.parametrize(('gold', 'text'), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(('gold', 'text'), [c[1:] for c in ONCE], ids=[c[0] for c in ONCE])
 def test_other_rewards_of_text_survive(gold, text):
     problem, response = Problem(0, 'What is it?', gold, meta={'choices': (gold, 'another')}), Response(text, 9, True)
     start = time.perf_counter()

@@ -55,7 +55,8 @@ JA = ['まず二つの数の和を計算します。', 'この問題の答えは
 KO = ['먼저 두 수의 합을 계산해 봅시다.', '이 단계가 맞는지 다시 확인하겠습니다.']
 AR = ['أولا نلاحظ أن مجموع العددين يجب أن يكون زوجيا.']
 MATH = [
-    r'$x^2 + 3x - 6 = 0$', r'\[ \sum_{k=1}^{n} k = \frac{n(n+1)}{2} \]', r'\(\sin \theta = \cos\phi\)', 'x = 5, y = 7 + 3z', r'$$\int_0^1 f(x)\,dx$$',
+    r'$x^2 + 3x - 6 = 0$', r'\[ \sum_{k=1}^{n} k = \frac{n(n+1)}{2} \]', r'\(\sin \theta = \cos\phi\)', 'x = 5, y = 7 + 3z',
+    r'$$\int_0^1 f(x)\,dx$$',
     r'\begin{align} a &= b + c \\ d &= \text{rest} \end{align}', '3 + 4 * 5 = 23', r'$\text{area} = \pi r^2$',
 ]  # fmt: skip
 CODE = [
@@ -142,7 +143,11 @@ def cases():
             add(f'en-{other}-long', [('en', t) for t in EN] + [(other, texts[1])], target, 0.15)
     add('fr-de', [('fr', FR[0]), ('de', DE[0]), ('fr', FR[4])], 'fr', 0.15)
     add('fr-math', [('fr', FR[0]), ('', MATH[0]), ('fr', FR[3]), ('', MATH[2]), ('en', EN[5])], 'fr', 0.15)
-    add('no-punctuation', [('en', 'so we know that the answer has to be smaller than ten'), ('fr', 'parce que la fonction est croissante sur tout cet intervalle')], 'en', 0.15)  # fmt: skip
+    unpointed = (
+        'so we know that the answer has to be smaller than ten',
+        'parce que la fonction est croissante sur tout cet intervalle',
+    )
+    add('no-punctuation', list(zip(('en', 'fr'), unpointed, strict=True)), 'en', 0.15)
     return out
 
 
@@ -177,7 +182,8 @@ def test_random_mixes_within_one_script():
 
 @pytest.mark.parametrize(
     ('text', 'inside'),
-    [('<think> a b </think> <answer> c </answer>', ' a b '), (' a </think> c', ' a '), ('<think> a', ' a'), ('a <answer> 7 </answer>', 'a  '), ('a', 'a')],
+    [('<think> a b </think> <answer> c </answer>', ' a b '), (' a </think> c', ' a '), ('<think> a', ' a'), ('a', 'a'),
+     ('a <answer> 7 </answer>', 'a  ')],
 )  # fmt: skip
 def test_what_reasoning_is(text, inside):
     assert reasoning(text) == inside

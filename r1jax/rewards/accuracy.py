@@ -27,6 +27,7 @@ LONGEST = 64  # characters of a number that is still read: Python's big numbers 
 EXPONENT = 64  # largest power of ten of a number that is still read
 
 _BOX = '\\boxed{'
+_BRACE = re.compile('[{}]')
 _DECIMAL = r'[+-]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)'
 _NUMBER = re.compile(rf'({_DECIMAL})(?:e([+-]?\d{{1,4}}))?(?:\s*/\s*({_DECIMAL}))?', re.ASCII | re.IGNORECASE)
 IN_TEXT = re.compile(r'(?<![\w.,/])[+-]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:/\d+)?', re.ASCII)
@@ -50,10 +51,10 @@ def last_box(text: str) -> tuple[int, str] | None:
         return None
     start = begin + len(_BOX)
     depth = 1
-    for i in range(start, len(text)):
-        depth += {'{': 1, '}': -1}.get(text[i], 0)
+    for brace in _BRACE.finditer(text, start):
+        depth += 1 if brace[0] == '{' else -1
         if not depth:
-            return begin, text[start:i].strip()
+            return begin, text[start : brace.start()].strip()
     return None
 
 
