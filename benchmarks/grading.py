@@ -17,7 +17,7 @@ import time
 
 from workload import emit
 
-from r1jax.rewards import mathematics, numerals, reading
+from r1jax.rewards import formulas, numerals, reading
 from r1jax.rewards.mathematics import Math
 from r1jax.types import Problem, Response
 
@@ -68,7 +68,7 @@ def direct(gold: str, text: str) -> bool:
 
 
 def seconds(run) -> float:
-    for cached in (reading.read, mathematics._parse, numerals.unit_named):  # nothing is known from an earlier round
+    for cached in (reading.read, formulas.parse, numerals.unit_named):  # nothing is known from an earlier round
         cached.cache_clear()
     start = time.perf_counter()
     run()

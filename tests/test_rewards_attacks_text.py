@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from r1jax.rewards import accuracy, form, mathematics
+from r1jax.rewards import accuracy, form, formulas
 from r1jax.rewards.choice import choice
 from r1jax.rewards.language import Language
 from r1jax.rewards.mathematics import Math
@@ -140,7 +140,7 @@ CASES = ONCE + [
 def no_code_runs(monkeypatch, tmp_path):
     """Model text that reached `eval`, `exec` or the shell would be heard of here."""
     monkeypatch.chdir(tmp_path)
-    mathematics._library()  # imports may run what they like
+    formulas.library()  # imports may run what they like
 
     def heard(*args, **kwargs):
         raise AssertionError(f'model text was run: {args}')

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from fractions import Fraction
 
 from r1jax.rewards import accuracy
+
+DIGITS = 6  # significant digits from which a decimal may stand for a number without an end
 
 _PLAIN = r'(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)'
 _DECIMAL = re.compile(r'[+-]?([\d,]*)\.(\d+)', re.ASCII)
@@ -93,6 +96,13 @@ def number(text: str) -> Number | None:
         found = _value(bare)
         return found and dataclasses.replace(found, unit=unit)
     return _with_words(text) or chinese(text)
+
+
+def rounds(value: Fraction, given: Number) -> bool:
+    """Whether a decimal of at least six digits is a value, rounded or cut."""
+    if given.digits < DIGITS:
+        return False
+    return given.value / given.step in (round(value / given.step), math.trunc(value / given.step))
 
 
 def without_unit(text: str) -> tuple[str, str]:
