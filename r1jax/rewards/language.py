@@ -14,8 +14,8 @@ In: a problem (its `language`) and a response. Out: a number in 0..1. `reasoning
 Names are guessed: capitalised words inside a sentence, and short runs of them between words of another script. Prose hidden in
 mathematics is found ($…$ around three words in a row counts as prose), in a code fence it is not.
 
-py3langid was chosen over lingua: 4.5 MB against 96 MB on disk, 0.1 s against 10 s to load, 0.1 ms against 2 ms a sentence, and on
-the test's texts none is worse.
+py3langid was chosen over lingua: 4.5 MB on disk against 96, one second to load against ten, 0.13 GB of memory against 1, 0.1 ms a
+sentence against 2; of 17 sentences in seven languages, restricted to large languages, both name all.
 """
 
 from __future__ import annotations
