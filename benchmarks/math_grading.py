@@ -1,6 +1,6 @@
 """Math grading on real data: what is graded right, and how fast in one process beside math-verify called directly.
 
-    python benchmarks/grading.py --data ../shared/data
+    python benchmarks/math_grading.py --data ../shared/data
 
 `--data` holds math500.jsonl, math500_solutions.jsonl, aime24.jsonl and gsm8k.jsonl (see its README). Prints the failures, if there are
 any, and one JSON line: `math500` solutions graded right of 500; `mismatched` pairs graded right of 500 whose golds differ, with those
