@@ -1,21 +1,27 @@
 """The values that travel between the recipe's three verbs: `sample`, `score`, `update`.
 
-Host values (`Problem`, `Response`, `Example`) are plain Python. Device values (`Rollout`, `Batch`, `TrainState`) are frozen
-dataclasses registered as pytrees. All `[B,T]` arrays share one alignment: **entry t describes token t**, never token t+1.
-
-Axes: B rows (in a rollout B = Q·G: Q questions by G samples), T tokens of a row.
+Host values (`Problem`, `Response`, `Example`) are plain Python and stand here. Device values (`Rollout`, `Batch`, `TrainState`) stand
+in `r1jax.arrays` and are had from here too; they are loaded when asked for, and jax with them, since worker processes that grade must
+start small and fast.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
+if TYPE_CHECKING:
+    from r1jax.arrays import Array, Batch, Rollout, TrainState
 
-Array = jax.Array | np.ndarray
+__all__ = ['Array', 'Batch', 'Example', 'Problem', 'Response', 'Rollout', 'TrainState']
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f'module {__name__} has no attribute {name!r}')
+    return getattr(importlib.import_module('r1jax.arrays'), name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,54 +51,3 @@ class Example:
 
     prompt: str  # '' for plain text, whose every token is learned
     response: str
-
-
-def _pytree(cls):
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-
-
-@_pytree
-class Rollout:
-    """What the sampler returns: whole rows, prompt and response contiguous from index 0, padding at the end."""
-
-    tokens: Array  # i32[B,T]
-    sampled: Array  # bool[B,T], True on sampled tokens (end token included), False on the prompt and padding
-    logp: Array  # f32[B,T], nats, of softmax(logits / temperature) before top-p and top-k; 0 where not sampled
-    question: Array  # i32[B], problem id
-    sample: Array  # i32[B], 0..G-1
-    finished: Array  # bool[B], a stop token was sampled
-    version: Array  # i32[], optimizer steps taken by the policy that sampled
-
-
-@_pytree
-class Batch:
-    """Packed training rows of one optimizer step. See `r1jax.rl.batch` for how they are made.
-
-    A row holds segments; `parent` lets several responses share one prompt. `weight` is the normalisation: a token loss is always
-    `Σ weight · per_token`, so microbatches add up and no result depends on how a batch was cut.
-
-    The first `prompts` tokens of a row hold prompts alone, seen from the whole row; what follows is cut into blocks of `block`
-    tokens that do not see each other (0: one block).
-    """
-
-    tokens: Array  # i32[B,T]
-    position: Array  # i32[B,T], RoPE position; a response's positions go on from its prompt's end
-    segment: Array  # i32[B,T], piece of the row a token belongs to, ascending from 0; -1 on padding
-    parent: Array  # i32[B,T], segment whose keys are visible too (a response's prompt), or -1
-    source: Array  # i32[B,T], index of the hidden state that predicts token t
-    weight: Array  # f32[B,T], 0 on prompts and padding
-    advantage: Array  # f32[B,T]
-    sampler_logp: Array  # f32[B,T], nats, as the sampler drew it
-    old_logp: Array  # f32[B,T], nats, under the policy at the start of the rollout
-    ref_logp: Array  # f32[B,T], nats, under the reference policy
-    prompts: int = dataclasses.field(metadata={'static': True}, default=0)
-    block: int = dataclasses.field(metadata={'static': True}, default=0)
-
-
-@_pytree
-class TrainState:
-    """Everything the optimizer changes."""
-
-    step: Array  # i32[], optimizer steps taken, skipped ones included
-    params: Any
-    opt_state: Any
