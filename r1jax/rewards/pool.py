@@ -1,0 +1,345 @@
+"""Grading in worker processes, beside training: what hangs, dies or grows costs its own item and nothing else.
+
+    with Pool() as pool:
+        later = pool.submit(fn, [(problem, response), …], deadline=5.0)
+        …                                        # the accelerator goes on
+        grades = later.result()                  # a Grade an item, in the items' order
+
+Workers are started anew (no fork: jax has threads), import no jax, and are kept warm. A call that runs past its deadline, kills its
+process or makes it grow beyond `memory` gets that as its outcome; its worker is killed with all that it started, and replaced. An item
+is answered exactly once: one that a lost worker had not begun goes to the next. What a call gives does not depend on how many workers
+there are, nor on which of them made it or when.
+
+One thread of the training process runs all of it, an event loop with a coroutine a worker. It hands out calls in chunks of about 20 ms,
+so that a worker need not wait for it. Workers are its children, and Linux kills them when it ends, however it ends.
+
+Memory is watched from outside, 20 times a second, rather than limited: limits are inherited, and what graders start (compilers,
+JavaScript) has its own. Elsewhere than on Linux nothing is watched, and a worker whose pool was killed ends after its call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import math
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, Literal
+
+from r1jax.rewards.process import PATIENCE, Lost, Worker, resident
+from r1jax.rewards.worker import END, GRADE, START, frame
+from r1jax.types import Problem, Response
+
+Outcome = Literal['graded', 'timeout', 'died', 'memory', 'raised']
+ERRORS: tuple[Outcome, ...] = ('timeout', 'died', 'memory', 'raised')  # outcomes of what could not be graded
+
+ATTEMPTS = 3  # times that starting a worker, loading a function or beginning a call may fail before it is given up
+CHUNK = 0.02  # seconds of calls that a worker is given at once, by what they took of late
+LARGEST = 32  # calls a chunk
+TICK = 0.05  # seconds between looks at the workers' memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Grade:
+    """What became of one call."""
+
+    value: float  # NaN unless graded
+    outcome: Outcome
+    detail: str = ''  # the grader's explanation, or what went wrong
+
+
+@dataclasses.dataclass(eq=False)
+class _Job:
+    """The items of one `submit`."""
+
+    function: _Function
+    items: Sequence[tuple[Problem, Response]]
+    deadline: float
+    future: Future[list[Grade]]
+    grades: list[Grade | None]
+    left: int
+
+    def settle(self, i: int, grade: Grade) -> None:
+        assert self.grades[i] is None, f'item {i} was graded twice'
+        self.grades[i] = grade
+        self.left -= 1
+        if not self.left and not self.future.done():
+            self.future.set_result(self.grades)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclasses.dataclass(eq=False)
+class _Function:
+    """A reward function as it travels."""
+
+    number: int
+    name: str
+    data: bytes
+    seconds: float = 0.0  # of its last calls, a running mean; 0: not called yet
+    attempts: int = 0  # to load it that cost a worker
+    trouble: str = ''  # what happened at the last of them
+
+
+@dataclasses.dataclass(eq=False)
+class _Item:
+    job: _Job
+    index: int
+    attempts: int = 0  # to begin it
+
+
+class Pool:
+    """Worker processes that grade. Starts nothing before it is first used; close it, or use it in `with`.
+
+    Args:
+      workers: processes; 0: as many as the process may use cores.
+      memory: bytes of memory that a worker may hold.
+    """
+
+    def __init__(self, workers: int = 0, memory: int = 2 << 30):
+        self.workers = workers or len(
+            os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count() or 1)
+        )
+        self.memory = memory
+        self._functions: dict[bytes, _Function] = {}
+        self._expected: list[_Function] = []  # that every worker loads as it starts
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def grade(self, fn: Callable, items: Sequence[tuple[Problem, Response]], deadline: float) -> list[Grade]:
+        """`submit`, and waits."""
+        return self.submit(fn, items, deadline).result()
+
+    def submit(self, fn: Callable, items: Sequence[tuple[Problem, Response]], deadline: float) -> Future[list[Grade]]:
+        """Grades items beside what goes on.
+
+        Args:
+          fn: `(problem, response) -> float`, or `-> (float, explanation)`; found again by its name, or a picklable object. If it has a
+            method `warm`, a worker calls it before the first deadline runs.
+          items: B pairs.
+          deadline: seconds that each call may take, counted from its start in a worker.
+
+        Returns:
+          A future of B grades, in the items' order. It raises ImportError where a package is missing, ValueError where workers cannot
+          load `fn`, RuntimeError where they cannot be started or die loading it, and CancelledError where the pool is closed first.
+
+        Raises:
+          ValueError: `fn` has no name to find it by.
+          RuntimeError: the pool is closed.
+        """
+        if not 0 < deadline < math.inf:
+            raise ValueError(f'{deadline=} must be a positive number of seconds')
+        function = self._function(fn)
+        job = _Job(function, items, deadline, Future(), [None] * len(items), len(items))
+        job.future.set_running_or_notify_cancel()
+        if items:
+            self._call(self._accept, job)
+        else:
+            job.future.set_result([])
+        return job.future
+
+    def warm(self, functions: Sequence[Callable]) -> None:
+        """Starts the workers and has them load functions, and does not wait for it."""
+        self._expected += [self._function(fn) for fn in functions]
+        self._call(lambda: None)
+
+    def close(self) -> None:
+        """Kills the workers. What was not graded yet raises CancelledError."""
+        with self._lock:
+            self._closed, thread = True, self._thread
+        if thread and thread.is_alive():
+            self._loop.call_soon_threadsafe(self._main.cancel)
+            thread.join()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # --- from the caller's thread
+
+    def _function(self, fn: Callable) -> _Function:
+        name = getattr(fn, '__qualname__', type(fn).__qualname__)
+        try:
+            data = pickle.dumps(fn)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f'{name} cannot be sent to a grading process ({error}): define it at the top of a module, or use a frozen dataclass '
+                'with __call__, or grade it inline with deadline=0'
+            ) from error
+        with self._lock:
+            return self._functions.setdefault(data, _Function(len(self._functions), name, data))
+
+    def _call(self, act: Callable, *args) -> None:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError('the grading pool is closed')
+            if self._thread is None:
+                ready = threading.Event()
+                self._thread = threading.Thread(
+                    target=lambda: asyncio.run(self._serve(ready)), name='grading', daemon=True
+                )
+                self._thread.start()
+                ready.wait()
+            self._loop.call_soon_threadsafe(act, *args)
+
+    # --- in the pool's own thread
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
+        self._queue: collections.deque[_Item] = collections.deque()
+        self._jobs: set[_Job] = set()
+        self._there = asyncio.Event()  # something is in the queue
+        self._busy: set[Worker] = set()
+        self._failures = 0  # to start a worker, in a row
+        ready.set()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self.workers):
+                    tasks.create_task(self._tend())
+                tasks.create_task(self._watch())
+        except asyncio.CancelledError:  # closed
+            pass
+        finally:  # also where the pool itself is at fault: nobody may wait for ever
+            for job in self._jobs:
+                job.fail(CancelledError())
+
+    def _accept(self, job: _Job) -> None:
+        self._jobs = {each for each in self._jobs if not each.future.done()} | {job}
+        self._queue.extend(_Item(job, i) for i in range(len(job.items)))
+        self._there.set()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            for worker in self._busy:
+                worker.watch(self.memory)
+
+    async def _tend(self) -> None:
+        """The life of one place in the pool: a worker after another, and the chunks that they grade."""
+        while True:
+            worker, began = None, False
+            try:
+                worker = Worker()
+                await worker.start()
+                self._failures, began = 0, True
+                for function in self._expected:
+                    with contextlib.suppress(ImportError, ValueError, RuntimeError):  # raised once the function is used
+                        await self._load(worker, function)
+                while True:
+                    while not (chunk := self._take()):
+                        self._there.clear()
+                        await self._there.wait()
+                    await self._grade(worker, chunk)
+                    if resident(worker.process.pid) > self.memory / 2:
+                        break  # one that leaks is replaced between calls, before it costs one
+            except (Lost, OSError) as error:
+                if not began:
+                    await self._give_up(error)
+            finally:
+                if worker:
+                    await worker.kill()
+
+    async def _give_up(self, error: Exception) -> None:
+        """Waits before the next start; once several have failed, no job may wait for one."""
+        self._failures += 1
+        if self._failures >= ATTEMPTS:
+            for job in self._jobs:
+                job.fail(RuntimeError(f'grading processes cannot be started: {error.args[-1]}'))
+        await asyncio.sleep(0.1 * self._failures)
+
+    async def _load(self, worker: Worker, function: _Function) -> None:
+        """Raises what `Worker.load` does, and RuntimeError for a function that workers do not survive."""
+        if function.attempts >= ATTEMPTS:
+            raise RuntimeError(f'{function.name} cannot be loaded in a grading process: {function.trouble}')
+        try:
+            await worker.load(function.number, function.name, function.data)
+        except Lost as lost:
+            function.attempts, function.trouble = function.attempts + 1, lost.args[1]
+            raise
+
+    def _take(self) -> collections.deque[_Item]:
+        """The next calls for a worker, all of one job: about CHUNK seconds, but not what keeps another worker idle."""
+        queue, chunk = self._queue, collections.deque()
+        while queue and queue[0].job.future.done():  # it failed
+            queue.popleft()
+        if queue:
+            job, fair = queue[0].job, math.ceil(len(queue) / (2 * self.workers))
+            usual = int(CHUNK / job.function.seconds) if job.function.seconds else 1
+            size = max(1, min(LARGEST, fair, usual))
+            while queue and len(chunk) < size and queue[0].job is job:
+                chunk.append(queue.popleft())
+        return chunk
+
+    async def _grade(self, worker: Worker, chunk: collections.deque[_Item]) -> None:
+        """Has a worker grade a chunk; where it is lost, what it had not begun goes back into the queue."""
+        job, number = chunk[0].job, chunk[0].job.function.number
+        self._busy.add(worker)
+        try:
+            await self._load(worker, job.function)
+            items = [pickle.dumps(job.items[item.index]) for item in chunk]
+            worker.writer.write(
+                b''.join(frame(GRADE, number, item.index, data) for item, data in zip(chunk, items, strict=True))
+            )
+            while chunk:
+                await self._answer(worker, job, chunk)
+        except Lost:
+            raise
+        except Exception as error:  # ImportError, a function or an item that cannot be sent: no worker will do better
+            job.fail(error)
+            raise Lost('died', 'its job failed') from error
+        finally:
+            self._busy.discard(worker)
+            self._queue.extendleft(reversed(chunk))
+            self._there.set()
+
+    async def _answer(self, worker: Worker, job: _Job, chunk: collections.deque[_Item]) -> None:
+        """Settles the first of the chunk and takes it out, or raises what became of the worker."""
+        item, what = chunk[0], (job.function.number, chunk[0].index)
+        item.attempts += 1
+        try:
+            start = await worker.receive(START, *what, PATIENCE)
+        except Lost as lost:  # before it began: another worker may, unless that happens again and again
+            if item.attempts >= ATTEMPTS:
+                job.settle(chunk.popleft().index, Grade(math.nan, 'died', f'it could not be begun: {lost.args[1]}'))
+            raise
+        late = Grade(math.nan, 'timeout', f'took longer than {job.deadline:g} s')
+        try:
+            began = min(_number(start, 'at'), time.monotonic())
+            end = await worker.receive(END, *what, began + job.deadline - time.monotonic())
+            took = _number(end, 'at') - began
+            grade = _grade_of(end) if took <= job.deadline else late
+        except Lost as lost:
+            outcome, detail = lost.args
+            job.settle(chunk.popleft().index, late if outcome == 'timeout' else Grade(math.nan, outcome, detail))
+            raise
+        job.settle(chunk.popleft().index, grade)
+        seconds = job.function.seconds
+        job.function.seconds = 0.8 * seconds + 0.2 * took if seconds else max(took, 1e-6)
+
+
+def _number(content: Any, name: str) -> float:
+    try:
+        return float(content[name])
+    except (KeyError, TypeError, ValueError):
+        raise Lost('died', f'the process gave no number as {name}: {content!r:.200}') from None
+
+
+def _grade_of(end: dict[str, Any]) -> Grade:
+    """What a worker says at the end of a call, as far as it can be one."""
+    value, outcome, detail = _number(end, 'value'), end.get('outcome'), str(end.get('detail', ''))
+    if outcome == 'missing':
+        raise ImportError(detail)
+    if outcome not in ('graded', 'raised', 'memory') or (outcome == 'graded') != math.isfinite(value):
+        raise Lost('died', f'the process gave no grade: {end!r:.200}')
+    return Grade(value, outcome, detail)
