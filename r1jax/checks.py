@@ -12,7 +12,7 @@ import itertools
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from r1jax import config
@@ -44,7 +44,8 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         **dict.fromkeys(('length', 'per_microbatch'), _ONE_UP),
         **dict.fromkeys(('prompts', 'block'), _ZERO_UP),
     },
-    Part: {'weight': '(-inf, inf)'},
+    Part: {'weight': '(-inf, inf)', 'deadline': _ZERO_UP},
+    config.GradingConfig: {'workers': _ZERO_UP, 'memory_mb': '[128, inf)'},
     Stored: {'batch': _ONE_UP},
     OnPolicy: {
         **dict.fromkeys(('questions', 'samples', 'minibatches', 'inner_epochs'), _ONE_UP),
@@ -232,6 +233,44 @@ def _sum(cfg: SampleConfig) -> str:
 def _rewards(at: str, parts: Sequence[Part]) -> Iterator[Row]:
     yield bool(parts), f'{at} is empty'
     yield from _names(at, [part.name for part in parts], reserved=('mean',))  # the metric reward/mean is their sum's
+    rules = [part for part in parts if part.name == 'accuracy' and not learned(part)]
+    reasoning = {*config.REASONING, *(kind for part in rules for kind in part.kinds)}
+    everywhere = any(not part.kinds for part in rules)
+    for part in parts:
+        yield from _under(f'{at}.{part.name}', _part(part, reasoning, everywhere))
+
+
+def _part(part: Part, reasoning: Collection[str], everywhere: bool) -> Iterator[Row]:
+    """`reasoning` are the kinds that learned rewards stay away from; `everywhere`: a rule's accuracy applies to all kinds."""
+    batched = part.deadline == 0 or not hasattr(part.fn, 'many')
+    yield (
+        batched,
+        f'deadline={part.deadline} has no effect: {_name_of(part.fn)} is graded in batches, not by a worker process',
+    )
+    yield learned(part) or not part.on_reasoning, 'on_reasoning has no effect: the reward is not learned'
+    if learned(part) and not part.on_reasoning:
+        fix = 'name other kinds, or ask for it by on_reasoning=True'
+        yield (
+            bool(part.kinds),
+            f'kinds=() has a learned reward grade reasoning as well, where policies find its holes: {fix}',
+        )
+        meets = next((kind for kind in part.kinds if kind in reasoning), None)
+        yield (
+            meets is None,
+            f'kinds has {meets!r}, a kind of reasoning, where policies find the holes of a learned reward: {fix}',
+        )
+        yield (
+            not everywhere,
+            f'the rule accuracy applies to all kinds, and so to those of this learned reward: give it kinds, or {fix}',
+        )
+
+
+def learned(part: Part) -> bool:
+    return bool(getattr(part.fn, 'learned', False))
+
+
+def _name_of(fn: Any) -> str:
+    return getattr(fn, '__name__', type(fn).__name__)
 
 
 def _eval(

@@ -98,13 +98,35 @@ class RowConfig:
     )
 
 
+# Kinds of problem that have a right answer. On them a learned reward is refused unless asked for: at scale, policies find its holes.
+REASONING = ('math', 'code', 'logic', 'choice', 'reasoning_gym')
+
+
 @dataclass
 class Part:
-    """One reward: `fn(problem, response) -> float`, recorded under `name`, added with `weight`."""
+    """One reward: `fn(problem, response) -> float`, recorded under `name`, added with `weight`.
+
+    `fn` may also be an object with `many(problems, responses) -> f32[B]`, NaN where it cannot grade, for what is graded in batches. A
+    model says so by an attribute `learned = True`. With `check(problem)`, which says what is wrong with a problem or None, a reward
+    has the problems that it could never grade removed before training.
+    """
 
     name: str
     fn: Callable[[Problem, Response], float]
     weight: float = 1.0
+    kinds: tuple[str, ...] = ()  # of problem that it applies to; (): all. Elsewhere it adds nothing
+    deadline: float = (
+        0.0  # seconds a call may take, in a process that is killed then; 0: graded in the training process
+    )
+    on_reasoning: bool = False  # lets a learned reward apply to kinds in REASONING, or where a rule's accuracy does
+
+
+@dataclass
+class GradingConfig:
+    """The processes that grade the parts with a deadline: time and memory, not results."""
+
+    workers: int = 0  # processes; 0: as many as cores
+    memory_mb: int = 2048  # MiB that one may hold before it is killed
 
 
 class Problems(Protocol):
@@ -225,4 +247,5 @@ class Recipe:
     model: ModelConfig | None = None  # None: read from the first stage's weights file
     tokenizer: Tokenizers | None = None  # None: read from the first stage's weights file
     mesh: MeshConfig = MeshConfig()
+    grading: GradingConfig = GradingConfig()
     seed: int = 0

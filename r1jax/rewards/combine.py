@@ -1,25 +1,96 @@
 """From responses to numbers: every reward part of every sample, and their weighted sum.
 
-Rewards are plain functions `(problem, response) -> float`. One that raises could not grade: its sample is marked
-invalid, which the caller counts and takes out of the group, because a silent zero would teach the model that a good
-answer was wrong.
+Rewards are plain functions `(problem, response) -> float`, or objects that grade a batch. One that raises, is too slow or kills its
+process could not grade: its sample is marked invalid, which the caller counts and takes out of the group, because a silent zero would
+teach the model that a good answer was wrong.
+
+`begin` has worker processes grade the parts with a deadline and returns at once; `result` grades the others and waits. `score` is both.
 """
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 
 from r1jax.config import Part
+from r1jax.rewards.pool import Grade, Pool
 from r1jax.types import Problem, Response
 
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What B responses earned."""
+
+    reward: np.ndarray  # f32[B], Σ weight · part over the parts that apply; 0 where not valid
+    parts: dict[str, np.ndarray]  # name -> f32[B], unweighted; NaN where that part does not apply or could not grade
+    valid: np.ndarray  # bool[B], every part that applies gave a finite number
+    outcome: list[str]  # B, 'graded', or what became of the first part that could not grade (`pool.ERRORS`)
+
+    @property
+    def errors(self) -> Mapping[str, int]:
+        """How many samples could not be graded, by outcome."""
+        return collections.Counter(each for each in self.outcome if each != 'graded')
+
+
+class Scoring:
+    """Responses on their way to their `Scores`; made by `begin`."""
+
+    def __init__(self, problems: Sequence[Problem], responses: Sequence[Response], parts: Sequence[Part], pool: Pool):
+        if len(problems) != len(responses):
+            raise ValueError(f'{len(problems)} problems for {len(responses)} responses: give one problem a response')
+        if len({part.name for part in parts}) != len(parts):
+            raise ValueError(f'reward parts need names of their own, not {[part.name for part in parts]}')
+        self.parts, self.items = parts, list(zip(problems, responses, strict=True))
+        self.rows = {part.name: [i for i, p in enumerate(problems) if applies(part, p)] for part in parts}
+        if nothing := set(range(len(problems))).difference(*self.rows.values()) if parts else ():
+            problem = problems[min(nothing)]
+            raise ValueError(f'no reward part applies to problem {problem.id}, of kind {problem.kind!r}')
+        self.later: dict[str, Future[list[Grade]]] = {
+            part.name: pool.submit(part.fn, self._of(part), part.deadline) for part in parts if part.deadline
+        }
+
+    def result(self) -> Scores:
+        """Grades what no worker does, and waits for the rest.
+
+        Raises:
+          ImportError: a part needs a package that is not installed, which no sample is to blame for.
+        """
+        B = len(self.items)
+        graded, outcome = {}, ['graded'] * B
+        valid, reward = np.ones(B, bool), np.zeros(B, np.float32)
+        now = {part.name: _inline(part.fn, self._of(part)) for part in self.parts if not part.deadline}
+        for part in self.parts:
+            grades = now[part.name] if part.name in now else self.later[part.name].result()
+            values = np.full(B, np.nan, np.float32)
+            values[self.rows[part.name]] = [grade.value for grade in grades]
+            for i, grade in zip(self.rows[part.name], grades, strict=True):
+                if not math.isfinite(values[i]):  # finite as a float64 is not enough
+                    valid[i] = False
+                    outcome[i] = outcome[i] if outcome[i] != 'graded' else _error(grade)
+            _warn(part.name, grades)
+            reward += np.float32(part.weight) * np.where(np.isfinite(values), values, np.float32(0))
+            graded[part.name] = values
+        return Scores(np.where(valid, reward, np.float32(0)), graded, valid, outcome)
+
+    def _of(self, part: Part) -> list[tuple[Problem, Response]]:
+        return [self.items[i] for i in self.rows[part.name]]
+
+
+def begin(problems: Sequence[Problem], responses: Sequence[Response], parts: Sequence[Part], pool: Pool) -> Scoring:
+    """Starts to grade responses; see `score`."""
+    return Scoring(problems, responses, parts, pool)
+
+
 def score(
-    problems: Sequence[Problem], responses: Sequence[Response], parts: Sequence[Part]
+    problems: Sequence[Problem], responses: Sequence[Response], parts: Sequence[Part], pool: Pool | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     """Grades responses.
 
@@ -27,35 +98,94 @@ def score(
       problems: B problems, the i-th belongs to the i-th response.
       responses: B responses.
       parts: what is graded, with a weight each.
+      pool: grades the parts with a deadline; None: one of their own, which costs its start.
 
     Returns:
-      reward: f32[B], Σ weight · part; 0 where not valid.
-      parts: name -> f32[B], unweighted; NaN where that part could not grade.
-      valid: bool[B], every part graded and gave a finite number.
+      reward, parts, valid: as in `Scores`.
 
     Raises:
-      ValueError: numbers of problems and responses differ, or two parts have one name.
+      ValueError: numbers of problems and responses differ, two parts have one name, or no part applies to a problem.
       ImportError: a part needs a package that is not installed, which no sample is to blame for.
     """
-    if len(problems) != len(responses):
-        raise ValueError(f'{len(problems)} problems for {len(responses)} responses: give one problem a response')
-    if len({part.name for part in parts}) != len(parts):
-        raise ValueError(f'reward parts need names of their own, not {[part.name for part in parts]}')
-    graded = {part.name: np.full(len(responses), np.nan, np.float32) for part in parts}
-    for part in parts:
-        errors = []
-        for i, (problem, response) in enumerate(zip(problems, responses, strict=True)):
-            try:
-                graded[part.name][i] = part.fn(problem, response)
-            except ImportError:
-                raise
-            except Exception as error:  # whatever else a reward function does, it costs this sample only
-                errors.append(f'{type(error).__name__}: {error}')
-        if errors:
-            _log.warning('%s could not grade %d of %d responses: %s', part.name, len(errors), len(responses), errors[0])
-    valid = np.ones(len(responses), bool)
-    reward = np.zeros(len(responses), np.float32)
-    for part in parts:
-        valid &= np.isfinite(graded[part.name])
-        reward += np.float32(part.weight) * graded[part.name]
-    return np.where(valid, reward, np.float32(0)), graded, valid
+    if pool is None:
+        with Pool() as own:
+            return score(problems, responses, parts, own)
+    scores = begin(problems, responses, parts, pool).result()
+    return scores.reward, scores.parts, scores.valid
+
+
+def applies(part: Part, problem: Problem) -> bool:
+    return not part.kinds or problem.kind in part.kinds
+
+
+def unfit(problems: Sequence[Problem], parts: Sequence[Part], pool: Pool) -> dict[int, str]:
+    """Problems that a part could never grade, such as one whose ground truth cannot be read: index -> why.
+
+    Asks `check(problem)` of the parts that have it, in the pool where the part has a deadline.
+    """
+    found: dict[int, str] = {}
+    for part in (part for part in parts if hasattr(part.fn, 'check')):
+        rows = [i for i, p in enumerate(problems) if i not in found and applies(part, p)]
+        items, fn = [(problems[i], Response('', 0, True)) for i in rows], Check(part.fn)
+        # time enough on a busy machine: which problems remain must not depend on it
+        grades = pool.grade(fn, items, 10 * part.deadline) if part.deadline else _inline(fn, items)
+        wrong = {i: grade.detail or grade.outcome for i, grade in zip(rows, grades, strict=True) if grade.value != 1}
+        found |= {i: f'{part.name}: {why}' for i, why in wrong.items()}
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A reward's `check` in the form of a reward: 1 for a problem that it can grade, else 0 and why not."""
+
+    fn: Callable
+
+    def warm(self) -> None:
+        getattr(self.fn, 'warm', bool)()
+
+    def __call__(self, problem: Problem, response: Response) -> tuple[float, str]:
+        why = self.fn.check(problem)
+        return float(why is None), why or ''
+
+
+def _inline(fn: Callable, items: Sequence[tuple[Problem, Response]]) -> list[Grade]:
+    """Grades in this process: a batch at once where `fn` can, else item by item."""
+    if not items:
+        return []
+    if hasattr(fn, 'many'):
+        try:
+            values = np.asarray(fn.many([p for p, _ in items], [r for _, r in items]), np.float32)
+        except ImportError:
+            raise
+        except Exception as error:
+            return [_raised(error)] * len(items)
+        if values.shape != (len(items),):
+            raise ValueError(f'{fn!r:.80} gave values of shape {values.shape} for {len(items)} responses')
+        return [Grade(float(value), 'graded' if math.isfinite(value) else 'raised') for value in values]
+    grades = []
+    for item in items:
+        try:
+            value, detail = fn(*item), ''
+            if isinstance(value, tuple):
+                value, detail = value
+            grades.append(Grade(float(value), 'graded', detail))
+        except ImportError:
+            raise
+        except Exception as error:  # whatever else a reward function does, it costs this sample only
+            grades.append(_raised(error))
+    return grades
+
+
+def _raised(error: Exception) -> Grade:
+    return Grade(math.nan, 'raised', f'{type(error).__name__}: {error}')
+
+
+def _error(grade: Grade) -> str:
+    return grade.outcome if grade.outcome != 'graded' else 'raised'  # it gave a number that is none
+
+
+def _warn(name: str, grades: Sequence[Grade]) -> None:
+    errors = [grade for grade in grades if not math.isfinite(grade.value)]
+    if errors:
+        first = f'{_error(errors[0])}: {errors[0].detail}'
+        _log.warning('%s could not grade %d of %d responses: %s', name, len(errors), len(grades), first)

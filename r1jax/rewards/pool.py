@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import dataclasses
 import math
 import os
@@ -39,7 +38,7 @@ from r1jax.types import Problem, Response
 Outcome = Literal['graded', 'timeout', 'died', 'memory', 'raised']
 ERRORS: tuple[Outcome, ...] = ('timeout', 'died', 'memory', 'raised')  # outcomes of what could not be graded
 
-ATTEMPTS = 3  # times that starting a worker, loading a function or beginning a call may fail before it is given up
+ATTEMPTS = 10  # times in a row that starting a worker, loading a function or beginning a call may fail before it is given up
 CHUNK = 0.02  # seconds of calls that a worker is given at once, by what they took of late
 LARGEST = 32  # calls a chunk
 TICK = 0.05  # seconds between looks at the workers' memory
@@ -72,10 +71,6 @@ class _Job:
         if not self.left and not self.future.done():
             self.future.set_result(self.grades)
 
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
 
 @dataclasses.dataclass(eq=False)
 class _Function:
@@ -85,8 +80,9 @@ class _Function:
     name: str
     data: bytes
     seconds: float = 0.0  # of its last calls, a running mean; 0: not called yet
-    attempts: int = 0  # to load it that cost a worker
+    attempts: int = 0  # to load it that cost a worker, in a row
     trouble: str = ''  # what happened at the last of them
+    ready: Future[None] = dataclasses.field(default_factory=Future)  # whether the first worker could load it
 
 
 @dataclasses.dataclass(eq=False)
@@ -147,10 +143,13 @@ class Pool:
             job.future.set_result([])
         return job.future
 
-    def warm(self, functions: Sequence[Callable]) -> None:
-        """Starts the workers and has them load functions, and does not wait for it."""
-        self._expected += [self._function(fn) for fn in functions]
-        self._call(lambda: None)
+    def warm(self, functions: Sequence[Callable]) -> list[Future[None]]:
+        """Starts the workers and has them load functions. Returns at once; a future each raises what `submit` says of its own."""
+        warmed = [self._function(fn) for fn in functions]
+        self._expected += warmed
+        if warmed:
+            self._call(lambda: None)
+        return [function.ready for function in warmed]
 
     def close(self) -> None:
         """Kills the workers. What was not graded yet raises CancelledError."""
@@ -211,8 +210,11 @@ class Pool:
         except asyncio.CancelledError:  # closed
             pass
         finally:  # also where the pool itself is at fault: nobody may wait for ever
-            for job in self._jobs:
-                job.fail(CancelledError())
+            for future in self._waited_for():
+                _fail(future, CancelledError())
+
+    def _waited_for(self) -> list[Future]:
+        return [job.future for job in self._jobs] + [function.ready for function in self._expected]
 
     def _accept(self, job: _Job) -> None:
         self._jobs = {each for each in self._jobs if not each.future.done()} | {job}
@@ -234,8 +236,10 @@ class Pool:
                 await worker.start()
                 self._failures, began = 0, True
                 for function in self._expected:
-                    with contextlib.suppress(ImportError, ValueError, RuntimeError):  # raised once the function is used
+                    try:
                         await self._load(worker, function)
+                    except (ImportError, ValueError, RuntimeError) as error:
+                        _fail(function.ready, error)
                 while True:
                     while not (chunk := self._take()):
                         self._there.clear()
@@ -254,9 +258,10 @@ class Pool:
         """Waits before the next start; once several have failed, no job may wait for one."""
         self._failures += 1
         if self._failures >= ATTEMPTS:
-            for job in self._jobs:
-                job.fail(RuntimeError(f'grading processes cannot be started: {error.args[-1]}'))
-        await asyncio.sleep(0.1 * self._failures)
+            reason = RuntimeError(f'grading processes cannot be started: {error.args[-1]}')
+            for future in self._waited_for():
+                _fail(future, reason)
+        await asyncio.sleep(0.02 * self._failures)
 
     async def _load(self, worker: Worker, function: _Function) -> None:
         """Raises what `Worker.load` does, and RuntimeError for a function that workers do not survive."""
@@ -267,6 +272,9 @@ class Pool:
         except Lost as lost:
             function.attempts, function.trouble = function.attempts + 1, lost.args[1]
             raise
+        function.attempts = 0
+        if not function.ready.done():
+            function.ready.set_result(None)
 
     def _take(self) -> collections.deque[_Item]:
         """The next calls for a worker, all of one job: about CHUNK seconds, but not what keeps another worker idle."""
@@ -296,7 +304,7 @@ class Pool:
         except Lost:
             raise
         except Exception as error:  # ImportError, a function or an item that cannot be sent: no worker will do better
-            job.fail(error)
+            _fail(job.future, error)
             raise Lost('died', 'its job failed') from error
         finally:
             self._busy.discard(worker)
@@ -326,6 +334,11 @@ class Pool:
         job.settle(chunk.popleft().index, grade)
         seconds = job.function.seconds
         job.function.seconds = 0.8 * seconds + 0.2 * took if seconds else max(took, 1e-6)
+
+
+def _fail(future: Future, error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def _number(content: Any, name: str) -> float:

@@ -75,7 +75,7 @@ class Worker:
 
         Raises:
           ImportError: it needs a package that is missing.
-          ValueError: it is not found, or cannot be made.
+          ValueError: it is not found, or cannot grade on this machine.
           Lost: the process did not survive it.
         """
         if number in self.loaded:
@@ -85,9 +85,7 @@ class Worker:
         if answer.get('missing'):
             raise ImportError(answer['error'])
         if answer.get('error'):
-            raise ValueError(
-                f'a grading process cannot load {name} ({answer["error"]}): define it in a module that can be imported'
-            )
+            raise ValueError(f'{name} {answer["error"]}')
         self.loaded.add(number)
 
     async def receive(self, kind: bytes, function: int, item: int, seconds: float) -> dict[str, Any]:

@@ -79,15 +79,22 @@ def _exactly(incoming: BinaryIO, size: int) -> bytes:
     return data
 
 
-def _load(functions: dict[int, Callable], number: int, data: bytes) -> dict[str, str]:
+def _load(functions: dict[int, Callable], number: int, data: bytes) -> dict[str, Any]:
     """Keeps a function, and lets it import what it needs before any deadline runs."""
     try:
         function = pickle.loads(data)
-        if warm := getattr(function, 'warm', None):
-            warm()
+    except ImportError as error:  # its module is missing, or an extra that this needs
+        return {'error': str(error), 'missing': True}
     except Exception as error:
-        missing = isinstance(error, ImportError)
-        return {'error': str(error) if missing else _described(error), 'missing': missing}
+        return {
+            'error': f'cannot be found by a grading process ({_described(error)}): define it in a module of its own'
+        }
+    try:
+        getattr(function, 'warm', bool)()
+    except ImportError as error:
+        return {'error': str(error), 'missing': True}
+    except Exception as error:
+        return {'error': f'cannot grade here: {error}'}
     functions[number] = function
     return {}
 
