@@ -10,16 +10,13 @@
 Each is left out, and named, where what it needs is missing. Prints one JSON line.
 """
 
-import argparse
-import json
 import os
 import pathlib
 import random
 import signal
-import threading
 import time
 
-from workload import emit, now
+from workload import now
 
 from r1jax.rewards.pool import Pool
 from r1jax.types import Problem, Response

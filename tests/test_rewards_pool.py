@@ -125,7 +125,7 @@ def test_what_cannot_be_graded_at_all_raises(pool):
         pool.grade(graders.Warmed('missing'), items(1), 5)
     with pytest.raises(ValueError, match='Warmed cannot grade here: no sandbox'):
         pool.grade(graders.Warmed('refuse'), items(1), 5)
-    with pytest.raises(RuntimeError, match='Warmed cannot be loaded in a grading process: .*status 1'):
+    with pytest.raises(RuntimeError, match=r'Warmed cannot be loaded in a grading process: .*status 1'):
         pool.grade(graders.Warmed('exit'), items(1), 5)
     with pytest.raises(ValueError, match='<lambda> cannot be sent to a grading process'):
         pool.grade(lambda problem, response: 1.0, items(1), 5)

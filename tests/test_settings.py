@@ -198,7 +198,8 @@ def test_a_recipe_survives_json():
     written = to_json(RECIPE)
     assert json.loads(json.dumps(written)) == written
     assert written['stages'][1]['source']['rewards'][1] == {
-        'type': 'r1jax.config:Part', 'name': 'format', 'fn': 'toy:accuracy', 'weight': 0.5,
+        'type': 'r1jax.config:Part', 'name': 'format', 'fn': 'toy:accuracy', 'weight': 0.5, 'kinds': [], 'deadline': 0.0,
+        'on_reasoning': False,
     }  # fmt: skip
     assert written['stages'][0]['source']['examples'] == {'type': 'toy:Texts', 'size': 4}
 

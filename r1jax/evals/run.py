@@ -15,9 +15,10 @@ import numpy as np
 
 from r1jax.config import Eval
 from r1jax.evals.metrics import summarise
-from r1jax.rewards.combine import score
+from r1jax.rewards.combine import Scores, begin, marked
+from r1jax.rewards.pool import Pool
 from r1jax.sample import Sampler, responses
-from r1jax.types import Problem
+from r1jax.types import Problem, Response
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Measure:
     prompts: Sequence[Sequence[int]]  # tokens of each problem
     sampler: Sampler
     tokenizer: object
+    pool: Pool
 
     def __call__(self, params, temperature: float, limit: int) -> tuple[dict, list[dict]]:
         """The EVAL object of summary.json, and a record for samples.jsonl a response. `limit` tokens a response at most."""
@@ -36,7 +38,8 @@ class Measure:
         rollout = self.sampler(params, [p.id for p in self.problems], self.prompts, 0, limit, temperature)
         answers = responses(rollout, self.tokenizer)
         problems = [p for p in self.problems for _ in range(S)]
-        reward, parts, valid = score(problems, answers, cfg.rewards)
+        scores = begin(problems, answers, cfg.rewards, self.pool).result()
+        parts, valid = scores.parts, scores.valid
         shape = (len(self.problems), S)
         correct = (parts['accuracy'] == 1.0) & valid
         formatted = parts['format'] == 1.0 if 'format' in parts else np.ones(len(answers), bool)
@@ -50,11 +53,12 @@ class Measure:
         )
         if not valid.all():
             result['grader_errors'] = int((~valid).sum())
-        return result, records(problems, answers, reward, parts)
+            result['grader_outcomes'] = dict(scores.errors)
+        return result, records(problems, answers, scores, scores.reward)
 
 
-def records(problems, answers, reward, parts) -> list[dict]:
-    """Lines of samples.jsonl: a response with its question and every reward part."""
+def records(problems: Sequence[Problem], answers: Sequence[Response], scores: Scores, reward: np.ndarray) -> list[dict]:
+    """Lines of samples.jsonl: a response with its question, its reward, every part of it, and what became of its grading."""
     return [
         {
             'question': p.id,
@@ -64,7 +68,8 @@ def records(problems, answers, reward, parts) -> list[dict]:
             'tokens': a.tokens,
             'finished': a.finished,
             'reward': float(reward[i]),
-            'parts': {name: float(value[i]) for name, value in parts.items()},
+            'parts': {name: float(value[i]) for name, value in scores.parts.items()},
+            **marked(scores.outcome[i]),
         }
         for i, (p, a) in enumerate(zip(problems, answers, strict=True))
     ]

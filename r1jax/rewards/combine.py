@@ -114,6 +114,11 @@ def score(
     return scores.reward, scores.parts, scores.valid
 
 
+def marked(outcome: str) -> dict[str, str]:
+    """How records say what became of a grading: an answer that could not be graded is an error of the grader, and not wrong."""
+    return {'outcome': outcome} if outcome == 'graded' else {'outcome': 'grader_error', 'cause': outcome}
+
+
 def applies(part: Part, problem: Problem) -> bool:
     return not part.kinds or problem.kind in part.kinds
 

@@ -42,6 +42,7 @@ FIELDS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ('format', 'reward/format', share, True),
     ('length', 'rollout/tokens', length, True),
     ('cut off', 'rollout/truncated', share, False),
+    ('grader errors', 'rollout/grader_errors', count, False),
     ('KL', 'policy/kl', short, True),
     ('entropy', 'policy/entropy', short, True),
     ('clipped', 'policy/clip_fraction', share, False),

@@ -6,13 +6,15 @@ In: a recipe that passed `r1jax.checks`. Out: `Job`s, in which every text is tok
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from r1jax import weights
 from r1jax.checks import from_weights, validate
-from r1jax.config import Eval, ModelConfig, OnPolicy, Recipe, SampleConfig, Stage
+from r1jax.config import Eval, ModelConfig, OnPolicy, Part, Recipe, SampleConfig, Stage
 from r1jax.evals.run import Measure
+from r1jax.rewards.combine import applies, unfit
+from r1jax.rewards.pool import Pool
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput
 from r1jax.train.phases import derive, longest
@@ -31,6 +33,8 @@ class Job:
     problems: Sequence[Problem] = ()  # OnPolicy
     prompts: Sequence[Tokens] = ()  # OnPolicy, tokens of each problem
     examples: Sequence[tuple[Tokens, Tokens]] = ()  # Stored, prompt and response
+    removed: int = 0  # OnPolicy, problems that no reward could have graded
+    notes: tuple[str, ...] = ()  # what is worth a line before the stage begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +45,12 @@ class Prepared:
     files: dict[str, Any]  # weights file -> parameters, of the stages that start from one
 
 
-def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int) -> Prepared:
-    """Loads what the stages named in `wanted` need.
+def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int, pool: Pool) -> Prepared:
+    """Loads what the stages named in `wanted` need. `pool` grades for their measures, and checks problems of rewards with a deadline.
 
     Raises:
-      BadInput: empty or ill-formed data, a prompt or an example that does not fit, weights of another shape.
+      BadInput: empty or ill-formed data, a prompt or an example that does not fit, weights of another shape, problems that no reward
+        grades.
     """
     files: dict[str, Any] = {}
     model, tokenizer = recipe.model, None
@@ -64,7 +69,7 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int) -
     if tokenizer.vocab_size > model.vocab:
         raise BadInput(f'the tokenizer has {tokenizer.vocab_size} tokens, more than model.vocab={model.vocab}')
     validate(dataclasses.replace(recipe, model=model), devices)  # what depends on the model's sizes
-    jobs = tuple(_job(recipe, s, model, tokenizer) for s in recipe.stages if s.name in wanted)
+    jobs = tuple(_job(recipe, s, model, tokenizer, pool) for s in recipe.stages if s.name in wanted)
     return Prepared(model, tokenizer, jobs, files)
 
 
@@ -86,15 +91,50 @@ def _blamed(what: str, load):
         raise BadInput(f'{what}: {error}') from error
 
 
-def _job(recipe: Recipe, stage: Stage, model: ModelConfig, tokenizer) -> Job:
+def _job(recipe: Recipe, stage: Stage, model: ModelConfig, tokenizer, pool: Pool) -> Job:
     seed = derive(recipe.seed, stage.name)
-    measures = tuple(_measure(recipe, stage, e, model, tokenizer, seed) for e in stage.evals)
+    notes: list[str] = []
+    measures = tuple(_measure(recipe, stage, e, model, tokenizer, seed, pool, notes) for e in stage.evals)
     if isinstance(stage.source, OnPolicy):
         where = f'stage {stage.name}'
-        problems = _load(where, stage.source.problems)
+        loaded = _load(where, stage.source.problems)
+        phases = [phase.rewards for phase in stage.phases if phase.rewards is not None]
+        problems = _fit(where, loaded, dict.fromkeys([stage.source.rewards, *phases]), pool, notes)
         prompts = _prompts(where, recipe, problems, tokenizer, stage.source.sample)
-        return Job(stage, seed, measures, problems=problems, prompts=prompts)
-    return Job(stage, seed, measures, examples=_examples(stage, tokenizer))
+        removed = len(loaded) - len(problems)
+        return Job(stage, seed, measures, problems=problems, prompts=prompts, removed=removed, notes=tuple(notes))
+    return Job(stage, seed, measures, examples=_examples(stage, tokenizer), notes=tuple(notes))
+
+
+def _fit(
+    where: str, problems: Sequence[Problem], mixes: Iterable[tuple[Part, ...]], pool: Pool, notes: list[str]
+) -> Sequence[Problem]:
+    """The problems that can be graded: where a reward of any phase says that it never could, they are removed, with a note.
+
+    Raises:
+      BadInput: none is left, a kind of problem has no reward in any phase, or a phase rewards none of them.
+    """
+    mixes = list(mixes)
+    kinds = {problem.kind: problem for problem in problems}.values()
+    for problem in kinds:
+        if not any(applies(part, problem) for parts in mixes for part in parts):
+            raise BadInput(
+                f'{where}: no reward part applies to problems of kind {problem.kind!r}, such as {problem.id}: name it in kinds'
+            )
+    for parts in mixes:
+        if not any(applies(part, problem) for part in parts for problem in kinds):
+            named = ', '.join(part.name for part in parts)
+            raise BadInput(f'{where}: the rewards {named} apply to none of the problems: they name other kinds')
+    parts = list({id(part.fn): part for parts in mixes for part in parts}.values())
+    wrong = _blamed(where, lambda: unfit(problems, parts, pool))
+    if not wrong:
+        return problems
+    first, why = next(iter(sorted(wrong.items())))
+    count = f'{len(wrong)} of {len(problems)} problems removed, which cannot be graded'
+    if len(wrong) == len(problems):
+        raise BadInput(f'{where}: {count}; problem {problems[first].id}: {why}')
+    notes.append(f'{where}: {count}; the first is {problems[first].id}: {why}')
+    return [problem for i, problem in enumerate(problems) if i not in wrong]
 
 
 def _load(where: str, source) -> Sequence:
@@ -127,12 +167,19 @@ def _examples(stage: Stage, tokenizer) -> list[tuple[Tokens, Tokens]]:
     return pairs
 
 
-def _measure(recipe: Recipe, stage: Stage, cfg: Eval, model: ModelConfig, tokenizer, seed: int) -> Measure:
+def _measure(
+    recipe: Recipe, stage: Stage, cfg: Eval, model: ModelConfig, tokenizer, seed: int, pool: Pool, notes: list[str]
+) -> Measure:
     where = f'evaluation {cfg.name} of stage {stage.name}'
     own = cfg.sample is None and isinstance(stage.source, OnPolicy)
     sample = stage.source.sample if own else cfg.sample
-    problems = _load(where, cfg.problems)
+    problems = _fit(where, _load(where, cfg.problems), [cfg.rewards], pool, notes)
+    accuracy = next(part for part in cfg.rewards if part.name == 'accuracy')
+    if other := next((problem for problem in problems if not applies(accuracy, problem)), None):
+        raise BadInput(
+            f'{where}: its accuracy does not apply to problem {other.id} of kind {other.kind!r}, and decides pass@1'
+        )
     size = longest(stage) if own else sample.max_tokens
     cfg = dataclasses.replace(cfg, sample=sample)
     sampler = Sampler.create(model, sample, cfg.samples, tokenizer, derive(seed, 'eval', cfg.name), size)
-    return Measure(cfg, problems, _prompts(where, recipe, problems, tokenizer, sample), sampler, tokenizer)
+    return Measure(cfg, problems, _prompts(where, recipe, problems, tokenizer, sample), sampler, tokenizer, pool)

@@ -1,28 +1,34 @@
 """Where an optimizer step's items come from: stored texts, or the policy itself.
 
 Both sources answer `next_items(...)` and can be written to a checkpoint: `cursor()` is JSON, `flight()` the arrays of a rollout that
-is not used up. A rollout is sampled and graded once; a resumed run replays it with its grades.
+is not used up. A rollout is sampled and graded once; a resumed run replays it with its grades. It is graded by worker processes while the
+reference and the old policy pass over it: they need the tokens, not the rewards.
 
 Axes: Q questions, G samples, B = Q·G responses of a rollout, T tokens of a row.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from r1jax.config import GRPO, OnPolicy, Stage, Stored
+from r1jax.config import GRPO, OnPolicy, Part, Stage, Stored
 from r1jax.data import store
 from r1jax.evals.run import records
-from r1jax.rewards.combine import score
+from r1jax.rewards.combine import Scores, Scoring, applies, begin
+from r1jax.rewards.pool import Pool
 from r1jax.rl.advantage import group_advantage, mixed
 from r1jax.rl.batch import Item, token_weights
 from r1jax.sample import Sampler, responses
+from r1jax.settings import BadInput
 from r1jax.train.phases import derive, settings_at
 from r1jax.types import Problem, Response, Rollout
 
@@ -80,10 +86,11 @@ class OnPolicySource:
         tokenizer,
         logprobs: LogProbs,
         seed: int,
+        pool: Pool,
     ):
         assert isinstance(stage.source, OnPolicy) and isinstance(stage.loss, GRPO)
         self.stage, self.cfg, self.loss = stage, stage.source, stage.loss
-        self.sampler, self.tokenizer, self.logprobs, self.seed = sampler, tokenizer, logprobs, seed
+        self.sampler, self.tokenizer, self.logprobs, self.seed, self.pool = sampler, tokenizer, logprobs, seed, pool
         self.questions = list(zip(problems, prompts, strict=True))
         self.data = store.ordered(range(len(problems)), derive(seed, 'order'))
         self.updates_a_rollout = self.cfg.minibatches * self.cfg.inner_epochs
@@ -133,137 +140,193 @@ class OnPolicySource:
         a, limit = self.arrays, settings_at(self.stage, self.began).max_tokens
         lengths = a['sampled'][rows].sum(-1)
         weights = token_weights(lengths, a['keep'][rows], self.loss.normalise, limit)
-        items = []
-        for b, w in zip(rows, weights, strict=True):
-            if w == 0:
-                continue
-            on = a['sampled'][b]
-            first = int(np.argmax(on))
-            logps = {n: a[n][b][on] for n in ('sampler_logp', 'old_logp', 'ref_logp')}
-            prompt, response = a['tokens'][b, :first], a['tokens'][b][on]
-            items.append(Item(prompt, response, float(w), int(a['group'][b]), float(a['advantage'][b]), **logps))
-        return items
+        return [_item(a, b, float(w), float(a['advantage'][b])) for b, w in zip(rows, weights, strict=True) if w]
 
     def _collect(self, params, reference, step: int) -> list[dict]:
         """Samples and grades a rollout into `self.arrays`; returns records for samples.jsonl."""
         now, cfg = settings_at(self.stage, step), self.cfg
         self.began, self.used = step, 0
-        spent = {'time/sample': 0.0, 'time/score': 0.0}
-        pools: list[dict] = []
+        clock = Clock('sample', 'score', 'logprobs')
+        draws: list[Draw] = []
         groups = 0
         for _ in range(1 + cfg.max_refills):
-            start = time.monotonic()
-            chosen, self.position = store.take(self.data, self.position, cfg.questions)
-            pairs = [self.questions[i] for i in chosen]
-            ids, prompts = [p.id for p, _ in pairs], [t for _, t in pairs]
-            rollout = self.sampler(params, ids, prompts, self.rollouts, now.max_tokens, now.temperature)
-            self.rollouts += 1
-            sampled = time.monotonic()
-            pool = self._grade([p for p, _ in pairs], rollout, now, offset=len(pools) * cfg.questions)
-            pools.append(pool)
-            spent['time/sample'] += sampled - start
-            spent['time/score'] += time.monotonic() - sampled
-            groups += int(pool['mixed'].sum())
+            with clock('sample'):
+                pairs = self._draw(now.rewards)
+                ids, prompts = [p.id for p, _ in pairs], [t for _, t in pairs]
+                rollout = self.sampler(params, ids, prompts, self.rollouts, now.max_tokens, now.temperature)
+                self.rollouts += 1
+            with clock('score'):
+                draw = self._begin([p for p, _ in pairs], rollout, now, offset=len(draws) * cfg.questions)
+            if not cfg.max_refills:  # else the grades decide which rows there are
+                with clock('logprobs'):
+                    self._score_policies(draw.arrays, params, reference, now.temperature)
+            with clock('score'):
+                self._finish(draw, now)
+            draws.append(draw)
+            groups += int(draw.mixed.sum())
             if groups >= cfg.questions:
                 break
-        self.metrics = self._metrics(pools) | {'policy/version': step}
-        logged = pools[0]['records'][: self.stage.log_samples * cfg.samples]
-        self.arrays = self._joined(pools)
-        start = time.monotonic()
-        self._score_policies(params, reference, now.temperature)
-        self.metrics |= spent | {'time/logprobs': time.monotonic() - start}
+        self.metrics = self._metrics(draws) | {'policy/version': step}
+        logged = draws[0].records()[: self.stage.log_samples * cfg.samples]
+        self.arrays = self._joined(draws)
+        if cfg.max_refills:
+            with clock('logprobs'):
+                self._score_policies(self.arrays, params, reference, now.temperature)
+        self.metrics |= clock.spent
         return logged
 
-    def _grade(self, problems: list[Problem], rollout: Rollout, now, offset: int) -> dict:
+    def _draw(self, rewards: Sequence[Part]) -> list[tuple[Problem, Tokens]]:
+        """The next Q questions that the rewards of this phase apply to; others wait for theirs."""
+        chosen: list[tuple[Problem, Tokens]] = []
+        while missing := self.cfg.questions - len(chosen):
+            more, self.position = store.take(self.data, self.position, missing)
+            pairs = [self.questions[i] for i in more]
+            chosen += [pair for pair in pairs if any(applies(part, pair[0]) for part in rewards)]
+        return chosen
+
+    def _begin(self, problems: list[Problem], rollout: Rollout, now, offset: int) -> Draw:
+        """Hands a rollout to the graders and lays out what is known without them."""
         cfg, G = self.cfg, self.cfg.samples
         answers = responses(rollout, self.tokenizer)
         repeated = [p for p in problems for _ in range(G)]
-        reward, parts, valid = score(repeated, answers, now.rewards)
         finished = np.array([a.finished for a in answers])
-        keep = valid.copy()
-        if cfg.overlong == 'soft':
-            parts['overlong'] = soft_overlong(answers, now.max_tokens, cfg.overlong_buffer)
-            reward = reward + parts['overlong']
-        elif cfg.overlong == 'mask':
-            keep &= finished
-        shape = (len(problems), G)
-        advantage = group_advantage(
-            reward.reshape(shape), valid.reshape(shape), self.loss.scale_by_std, self.loss.std_ddof, self.loss.std_eps
-        )
+        zero = np.zeros(rollout.tokens.shape, np.float32)
         arrays = {
             'tokens': rollout.tokens,
             'sampled': rollout.sampled,
             'sampler_logp': rollout.logp,
+            'old_logp': zero,
+            'ref_logp': zero.copy(),
             'group': np.repeat(np.arange(len(problems)) + offset, G),
+            'keep': finished if cfg.overlong == 'mask' else np.ones_like(finished),
+        }
+        return Draw(repeated, answers, begin(repeated, answers, now.rewards, self.pool), arrays)
+
+    def _finish(self, draw: Draw, now) -> None:
+        """Waits for the grades; advantages, and which rows teach, follow from them."""
+        scores = draw.scores = draw.scoring.result()
+        reward = scores.reward
+        if self.cfg.overlong == 'soft':
+            scores.parts['overlong'] = soft_overlong(draw.answers, now.max_tokens, self.cfg.overlong_buffer)
+            reward = reward + scores.parts['overlong']
+        shape = (-1, self.cfg.samples)
+        rewards, valid = reward.reshape(shape), scores.valid.reshape(shape)
+        advantage = group_advantage(rewards, valid, self.loss.scale_by_std, self.loss.std_ddof, self.loss.std_eps)
+        draw.mixed = mixed(rewards, valid)
+        draw.arrays |= {
             'reward': reward.astype(np.float32),
             'advantage': advantage.reshape(-1),
-            'keep': keep,
+            'keep': draw.arrays['keep'] & scores.valid,
         }
-        teaches = mixed(reward.reshape(shape), valid.reshape(shape))
-        lines = records(repeated, answers, reward, parts)
-        graded = {'answers': answers, 'parts': parts, 'valid': valid, 'mixed': teaches, 'records': lines}
-        return graded | {'arrays': arrays}
 
-    def _joined(self, pools: list[dict]) -> dict[str, np.ndarray]:
+    def _joined(self, draws: list[Draw]) -> dict[str, np.ndarray]:
         """The rows to train on: all of them, or with dynamic sampling the first Q groups whose rewards differ."""
-        arrays = {n: np.concatenate([p['arrays'][n] for p in pools]) for n in pools[0]['arrays']}
+        arrays = {n: np.concatenate([d.arrays[n] for d in draws]) for n in draws[0].arrays}
         if self.cfg.max_refills:
-            teaches = np.concatenate([p['mixed'] for p in pools])
+            teaches = np.concatenate([d.mixed for d in draws])
             groups = np.flatnonzero(teaches)[: self.cfg.questions]
             rows = np.flatnonzero(np.isin(arrays['group'], groups))
             arrays = {n: a[rows] for n, a in arrays.items()}
-        zero = np.zeros(arrays['tokens'].shape, np.float32)
-        return arrays | {'old_logp': zero, 'ref_logp': zero.copy()}
+        return arrays
 
-    def _score_policies(self, params, reference, temperature: float) -> None:
-        """Fills old_logp and ref_logp, minibatch by minibatch of the first inner epoch, where the loss will read them."""
+    def _score_policies(self, arrays: dict[str, np.ndarray], params, reference, temperature: float) -> None:
+        """Fills old_logp and ref_logp of the rows to keep, where the loss will read them, a minibatch's worth of rows at a time."""
         wanted = [('ref_logp', reference)] if self.loss.beta else []
         several = self.updates_a_rollout > 1
         self.trusted = several and self.gap.get(GAP[0], math.inf) <= self.loss.sampler_gap
         if self.trusted:
-            self.arrays['old_logp'] = self.arrays['sampler_logp'].copy()
+            arrays['old_logp'] = arrays['sampler_logp'].copy()
         wanted += [('old_logp', params)] if several and not self.trusted else []
-        B = len(self.arrays['reward'])
+        B = len(arrays['tokens'])
         if not wanted or not B:
             return
         for rows in np.array_split(np.arange(B), self.cfg.minibatches):
-            rows = rows[self.arrays['keep'][rows]]
-            items = self._items(rows)
+            rows = rows[arrays['keep'][rows]]
+            items = [_item(arrays, b) for b in rows]
             for name, weights in wanted:
                 for b, logp in zip(rows, self.logprobs(weights, items, temperature), strict=True):
-                    self.arrays[name][b, self.arrays['sampled'][b]] = logp
+                    arrays[name][b, arrays['sampled'][b]] = logp
 
-    def _metrics(self, pools: list[dict]) -> dict:
+    def _metrics(self, draws: list[Draw]) -> dict:
         """Of all that was sampled, dropped groups included."""
-        reward = np.concatenate([p['arrays']['reward'] for p in pools])
-        valid = np.concatenate([p['valid'] for p in pools])
-        answers: list[Response] = [a for p in pools for a in p['answers']]
+        reward = np.concatenate([d.arrays['reward'] for d in draws])
+        valid = np.concatenate([d.scores.valid for d in draws])
+        answers: list[Response] = [a for d in draws for a in d.answers]
+        errors = sum((d.scores.errors for d in draws), collections.Counter())
         out = {
             'reward/mean': float(reward[valid].mean()) if valid.any() else 0.0,
             'reward/std': float(reward[valid].std()) if valid.any() else 0.0,
             'rollout/samples': len(answers),
             'rollout/tokens': float(np.mean([a.tokens for a in answers])),
+            'rollout/longest': max(a.tokens for a in answers),
+            'rollout/repeated': collections.Counter(a.text for a in answers).most_common(1)[0][1] / len(answers),
             'rollout/truncated': float(np.mean([not a.finished for a in answers])),
-            'rollout/groups_kept': float(np.concatenate([p['mixed'] for p in pools]).mean()),
-            'rollout/refills': len(pools) - 1,
+            'rollout/groups_kept': float(np.concatenate([d.mixed for d in draws]).mean()),
+            'rollout/refills': len(draws) - 1,
             'rollout/grader_errors': int((~valid).sum()),
+            **{f'grader/{outcome}': count for outcome, count in errors.items()},
         }
-        for name in pools[0]['parts']:
-            values = np.concatenate([p['parts'][name] for p in pools])[valid]
-            out[f'reward/{name}'] = float(values.mean()) if len(values) else 0.0
+        for name in draws[0].scores.parts:
+            values = np.concatenate([d.scores.parts[name] for d in draws])[valid]
+            values = values[np.isfinite(values)]  # of the kinds that the part applies to
+            if len(values):
+                out[f'reward/{name}'] = float(values.mean())
+                out[f'fired/{name}'] = float((values > 0).mean())
         return out
 
     def cursor(self) -> dict:
         counters = ('position', 'rollouts', 'used', 'began', 'trusted', 'gap')
-        return {n: getattr(self, n) for n in counters} | {'metrics': self.metrics}
+        return {n: getattr(self, n) for n in counters} | {'metrics': self.metrics, 'problems': len(self.questions)}
 
     def flight(self) -> dict[str, np.ndarray] | None:
         return self.arrays
 
     def restore(self, cursor: dict, flight: dict[str, np.ndarray] | None) -> None:
+        cursor = dict(cursor)
+        if (before := cursor.pop('problems')) != len(self.questions):
+            raise BadInput(
+                f'{self.stage.name} has {len(self.questions)} problems, at the checkpoint it had {before}: its data have changed'
+            )
         for name, value in cursor.items():
             setattr(self, name, value)
         self.arrays = flight and {k: np.array(v) for k, v in jax.device_get(flight).items()}
+
+
+@dataclasses.dataclass
+class Draw:
+    """Q·G sampled responses, on their way from the sampler through the graders."""
+
+    problems: list[Problem]  # B, each G times
+    answers: list[Response]
+    scoring: Scoring
+    arrays: dict[str, np.ndarray]  # [B,…], as they are stored with the rollout
+    scores: Scores | None = None
+    mixed: np.ndarray | None = None  # bool[Q], the rewards of a question differ
+
+    def records(self) -> list[dict]:
+        """Lines of samples.jsonl."""
+        return records(self.problems, self.answers, self.scores, self.arrays['reward'])
+
+
+def _item(arrays: dict[str, np.ndarray], b: int, weight: float = 1.0, advantage: float = 0.0) -> Item:
+    """Row b for packing, its prompt and its response apart. Only what has a weight is given log-probabilities."""
+    on = arrays['sampled'][b]
+    prompt, response = arrays['tokens'][b, : int(np.argmax(on))], arrays['tokens'][b][on]
+    logps = {n: arrays[n][b][on] for n in ('sampler_logp', 'old_logp', 'ref_logp')}
+    return Item(prompt, response, weight, int(arrays['group'][b]), advantage, **logps)
+
+
+class Clock:
+    """Seconds spent on each of several things, as metrics: `with clock('sample'): …`."""
+
+    def __init__(self, *names: str):
+        self.spent = {f'time/{name}': 0.0 for name in names}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.spent[f'time/{name}'] += time.monotonic() - start
 
 
 def soft_overlong(answers: Sequence[Response], max_tokens: int, buffer: int) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from r1jax import report, sharding
 from r1jax.checks import from_weights, validate
 from r1jax.config import GRPO, OnPolicy, Recipe
+from r1jax.rewards.pool import Pool
 from r1jax.rl.batch import Item, pack, unpack
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput, as_bad_input, chosen
@@ -54,10 +55,13 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
     if all(checkpoint.read_done(workdir, name) for name in wanted):
         print(f'{", ".join(wanted)}: finished in {workdir}; see {os.path.join(workdir, report.PAGE)}')
         return _summary(recipe, workdir)
-    with as_bad_input():
-        ready = prepare(recipe, workdir, wanted, jax.device_count())
     mesh = sharding.make_mesh(recipe.mesh)
-    with jax.set_mesh(mesh), Signals() as signals:
+    with jax.set_mesh(mesh), Pool(recipe.grading.workers, recipe.grading.memory_mb << 20) as pool, Signals() as signals:
+        with as_bad_input():
+            warmed = pool.warm(_graders(recipe, wanted))  # they start while data are read
+            ready = prepare(recipe, workdir, wanted, jax.device_count(), pool)
+            for each in warmed:
+                each.result()
         resume = _resume_point(recipe, workdir)
         steps = {s.name: s.steps for s in recipe.stages if s.name in wanted}
         with Log(workdir, resume) as log, Live(recipe.name, steps) as view:
@@ -66,7 +70,7 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
                     if checkpoint.read_done(workdir, job.stage.name):
                         view.note(f'{job.stage.name} is finished')
                         continue
-                    entry = _Stage(recipe, workdir, ready, job, mesh, log, view, signals).run()
+                    entry = _Stage(recipe, workdir, ready, job, mesh, log, view, signals, pool).run()
                     checkpoint.write_done(workdir, job.stage.name, {'cut': log.cut(), 'entry': entry})
                     _summary(recipe, workdir)
             finally:
@@ -76,6 +80,19 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
                 except ValueError as error:  # must not hide what ended the run
                     view.note(f'no report: {error}')
     return _summary(recipe, workdir)
+
+
+def _graders(recipe: Recipe, wanted: Sequence[str]) -> list:
+    """The reward functions of the stages named in `wanted` that worker processes call."""
+    found = {}
+    for s in (s for s in recipe.stages if s.name in wanted):
+        mixes = [
+            getattr(s.source, 'rewards', ()),
+            *(phase.rewards or () for phase in s.phases),
+            *(e.rewards for e in s.evals),
+        ]
+        found |= {id(part.fn): part.fn for parts in mixes for part in parts if part.deadline}
+    return list(found.values())
 
 
 def _summary(recipe: Recipe, workdir: str, running: dict | None = None) -> dict:
@@ -104,7 +121,16 @@ class _Stage:
     """One stage on its way: what the loop carries from step to step."""
 
     def __init__(
-        self, recipe: Recipe, workdir: str, ready: Prepared, job: Job, mesh, log: Log, view: Live, signals: Signals
+        self,
+        recipe: Recipe,
+        workdir: str,
+        ready: Prepared,
+        job: Job,
+        mesh,
+        log: Log,
+        view: Live,
+        signals: Signals,
+        pool: Pool,
     ):
         self.recipe, self.workdir, self.ready, self.job, self.mesh = recipe, workdir, ready, job, mesh
         self.log, self.view, self.signals = log, view, signals
@@ -121,7 +147,7 @@ class _Stage:
                 self.model, s.source.sample, s.source.samples, ready.tokenizer, job.seed, longest(s)
             )
             self.source = OnPolicySource(
-                s, job.problems, job.prompts, sampler, ready.tokenizer, self.logprobs, job.seed
+                s, job.problems, job.prompts, sampler, ready.tokenizer, self.logprobs, job.seed, pool
             )
         else:
             self.source = StoredSource(s.source, job.examples, job.seed)
@@ -142,6 +168,8 @@ class _Stage:
         with checkpoint.Checkpoints(self.workdir, s.name, s.keep_checkpoints) as self.saved:
             step = self._restore()
             self.view.stage(s.name, s.steps, step)
+            for note in self.job.notes:
+                self.view.note(note)
             if step == 0 and not self.results:
                 self.evaluate(0, 'before')
                 self.save(0)
@@ -170,8 +198,9 @@ class _Stage:
         return {'steps': step, 'seconds': round(self._seconds(), 1)} | self._entry()
 
     def _entry(self) -> dict:
-        """The evaluations so far, for summary.json; the first listed stands for the stage."""
-        return next(iter(self.results.values())) | {'evals': self.results} if self.results else {}
+        """The evaluations so far, for summary.json, of which the first listed stands for the stage; and how many problems were removed."""
+        removed = {'problems_removed': self.job.removed} if self.job.removed else {}
+        return (next(iter(self.results.values())) | {'evals': self.results} if self.results else {}) | removed
 
     def take_step(self, step: int) -> None:
         """Optimizer step number `step`, from 1: items, pack, update, log."""
