@@ -106,7 +106,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Callable or hint is Callable:
         return callable(value)
     if getattr(hint, '_is_protocol', False):
-        return hasattr(value, 'load')
+        return all(hasattr(value, name) for name in vars(hint) if not name.startswith('_'))
     return isinstance(value, (int, float) if hint is float else hint) and (hint is bool or not isinstance(value, bool))
 
 
@@ -261,7 +261,7 @@ def _part(part: Part, reasoning: Collection[str], everywhere: bool) -> Iterator[
         )
         yield (
             not everywhere,
-            f'the rule accuracy applies to all kinds, and so to those of this learned reward: give it kinds, or {fix}',
+            f'kinds meet the rule accuracy, which applies to all: give accuracy kinds, or {fix}',
         )
 
 

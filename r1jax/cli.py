@@ -2,6 +2,7 @@
 
     r1jax run EXPERIMENT     from a recipe to a workdir: trains, evaluates, resumes
     r1jax report WORKDIR     writes a workdir's report.html anew
+    r1jax grade FILE         grades a file of problems with completions
 
 Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with its traceback; the state
 is kept) and 130 an interrupt. What needs jax is imported only once a command runs, so that `--help` answers at once.
@@ -26,6 +27,9 @@ def _arg(metavar: str, default: str = '', **kwargs):
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=default, **kwargs)
 
 
+Unsandboxed = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Run an experiment. On a workdir that holds its state, the same command goes on from there."""
@@ -46,10 +50,13 @@ class Run:
     """Change settings, such as zero.optim.learning_rate=1e-4 or mesh.data=8."""
     seed: Annotated[int | None, _arg('N')] = None
     """The recipe's seed, as --set seed=N."""
+    allow_unsandboxed: Unsandboxed = False
+    """Run model code without a sandbox where this system has none: it can then do whatever you can."""
 
     def __call__(self) -> None:
         from r1jax import settings
 
+        runtime.allow_unsandboxed(self.allow_unsandboxed)
         with settings.as_bad_input():
             recipe = settings.load_recipe(self.experiment)
             seed = () if self.seed is None else (f'recipe.seed={self.seed}',)
@@ -79,6 +86,34 @@ class Report:
         print(report.write(self.workdir))
 
 
+@dataclasses.dataclass(frozen=True)
+class Grade:
+    """Grade a file of problems with completions, in worker processes, as training would."""
+
+    afterwards: ClassVar[str] = ''
+
+    file: Annotated[tyro.conf.Positional[Path], _arg('FILE')]
+    """JSON lines with id, kind (math, code, …), prompt, answer, completion and, where the kind needs it, meta."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print a JSON line for each: id, accuracy, outcome."""
+    deadline: Annotated[float | None, _arg('SECONDS', '(default: by the kind)')] = None
+    """How long grading one completion may take."""
+    workers: Annotated[int, _arg('N', '(default: as many as cores)')] = 0
+    """Processes that grade."""
+    allow_unsandboxed: Unsandboxed = False
+    """Run model code without a sandbox where this system has none: it can then do whatever you can."""
+
+    def __call__(self) -> None:
+        from r1jax import grade, settings
+
+        runtime.allow_unsandboxed(self.allow_unsandboxed)
+        with settings.as_bad_input():
+            if self.workers < 0:
+                raise settings.BadInput(f'--workers {self.workers} must be 0 or more')
+            for line in grade.run(self.file, self.json, self.workers, self.deadline):
+                print(line)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: the process's) and returns its exit status; a usage error exits with 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -86,10 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r1jax {r1jax.__version__}')
         return 0
     about = f'{r1jax.__doc__} This is version {r1jax.__version__}, as --version says.'
-    command = tyro.cli(Run | Report, prog='r1jax', description=about, args=argv)
+    command = tyro.cli(Run | Report | Grade, prog='r1jax', description=about, args=argv)
 
     runtime.configure()
-    from r1jax.settings import BadInput  # imports jax, which has to find the environment configured
+    from r1jax.settings import BadInput
 
     try:
         command()

@@ -98,6 +98,15 @@ class RowConfig:
     )
 
 
+class Batched(Protocol):
+    """A reward that grades a batch at once: problems and responses -> f32[B], NaN where it cannot grade.
+
+    What it raises ends the run, its state kept: it is no sample's fault.
+    """
+
+    def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> Any: ...
+
+
 # Kinds of problem that have a right answer. On them a learned reward is refused unless asked for: at scale, policies find its holes.
 REASONING = ('math', 'code', 'logic', 'choice', 'reasoning_gym')
 
@@ -106,13 +115,15 @@ REASONING = ('math', 'code', 'logic', 'choice', 'reasoning_gym')
 class Part:
     """One reward: `fn(problem, response) -> float`, recorded under `name`, added with `weight`.
 
-    `fn` may also be an object with `many(problems, responses) -> f32[B]`, NaN where it cannot grade, for what is graded in batches. A
-    model says so by an attribute `learned = True`. With `check(problem)`, which says what is wrong with a problem or None, a reward
-    has the problems that it could never grade removed before training.
+    `fn` is a function or an object that is called, or is `Batched`. Besides, it may have
+
+    - `learned = True`: it is a model, and kept away from reasoning;
+    - `check(problem)`: what is wrong with a problem that it could never grade, or None; such problems are removed before training;
+    - `warm()`: called in each grading process before the first deadline runs; raises where it could not grade there at all.
     """
 
     name: str
-    fn: Callable[[Problem, Response], float]
+    fn: Callable[[Problem, Response], float] | Batched
     weight: float = 1.0
     kinds: tuple[str, ...] = ()  # of problem that it applies to; (): all. Elsewhere it adds nothing
     deadline: float = (

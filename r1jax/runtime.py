@@ -1,4 +1,4 @@
-"""The process around jax: what has to be in the environment before jax is imported. Nothing here imports it.
+"""The process around jax: what has to be in the environment before jax is imported, or a process is started. Nothing here imports it.
 
 A value that the user has set is left alone.
 """
@@ -19,3 +19,9 @@ def configure() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def allow_unsandboxed(allowed: bool) -> None:
+    """Has this process and those that it starts run model code without a sandbox where there is none, if `allowed`."""
+    if allowed:
+        os.environ['R1JAX_ALLOW_UNSANDBOXED'] = '1'

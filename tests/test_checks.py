@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import graders
 import pytest
 import toy
 
 from r1jax.checks import validate
-from r1jax.config import GRPO, Phase
+from r1jax.config import GRPO, Part, Phase
 from r1jax.settings import BadInput, override
 
 RECIPE = toy.recipe()
@@ -124,3 +125,51 @@ def test_a_model_from_weights_is_checked_when_it_is_known():
     validate(recipe, devices=1)
     small = dataclasses.replace(toy.MODEL, context=20)
     assert 'exceeds model.context=20' in refused(dataclasses.replace(recipe, model=small))
+
+
+def with_rewards(*parts):
+    zero = dataclasses.replace(ZERO, source=dataclasses.replace(ZERO.source, rewards=parts), evals=())
+    return dataclasses.replace(RECIPE, stages=(BASE, zero))
+
+
+RULE, LEARNED = Part('accuracy', toy.accuracy, kinds=('math',)), Part('helpful', graders.Batched(), kinds=('chat',))
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [
+        (RULE, LEARNED),
+        (Part('format', toy.accuracy), LEARNED),  # a rule that is not about what is right
+        (RULE, dataclasses.replace(LEARNED, kinds=('math',), on_reasoning=True)),
+        (Part('accuracy', toy.accuracy), dataclasses.replace(LEARNED, kinds=(), on_reasoning=True)),
+        (Part('accuracy', toy.accuracy, deadline=2.0),),
+    ],
+)
+def test_rewards_that_go_together_pass(parts):
+    validate(with_rewards(*parts), devices=8)
+
+
+@pytest.mark.parametrize(
+    ('parts', 'message'),
+    [
+        (
+            (RULE, dataclasses.replace(LEARNED, kinds=())),
+            'helpful.kinds=() has a learned reward grade reasoning as well',
+        ),
+        ((RULE, dataclasses.replace(LEARNED, kinds=('chat', 'code'))), "helpful.kinds has 'code', a kind of reasoning"),
+        (
+            (dataclasses.replace(RULE, kinds=('proof',)), dataclasses.replace(LEARNED, kinds=('proof',))),
+            "helpful.kinds has 'proof', a kind of reasoning",
+        ),
+        ((Part('accuracy', toy.accuracy), LEARNED), 'helpful.kinds meet the rule accuracy, which applies to all'),
+        ((dataclasses.replace(RULE, on_reasoning=True),), 'accuracy.on_reasoning has no effect'),
+        (
+            (RULE, dataclasses.replace(LEARNED, deadline=1.0)),
+            'helpful.deadline=1.0 has no effect: Batched is graded in batches',
+        ),
+        ((dataclasses.replace(RULE, deadline=-1.0),), 'accuracy.deadline=-1.0 must be in [0, inf)'),
+        ((dataclasses.replace(RULE, kinds='math'),), "accuracy.kinds must be tuple[str, ...], not 'math'"),
+    ],
+)
+def test_rewards_that_do_not_go_together_are_refused(parts, message):
+    assert refused(with_rewards(*parts)).startswith(f'zero.source.rewards.{message}')

@@ -34,7 +34,8 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
 _NN = {'types', 'config', 'sharding'}
 _TOP = {'settings', 'checks', 'record', 'workdir'}
 ROOMS = {  # room -> rooms it may import from, besides itself
-    'types': set(),
+    'types': {'arrays'},  # lazily: device values bring jax
+    'arrays': set(),
     'config': {'types'},
     'sharding': {'types', 'config'},
     'nn': _NN,
@@ -51,7 +52,8 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'record': {'settings'},
     'workdir': {'config', 'settings', 'record'},
     'runtime': set(),
-    'cli': {'__init__', 'runtime', 'settings', 'train', 'report'},
+    'grade': {'types', 'data', 'rewards', 'settings'},  # and nothing that would start jax
+    'cli': {'__init__', 'runtime', 'settings', 'train', 'report', 'grade'},
     '__main__': {'cli'},
     '__init__': set(),
 }
@@ -111,8 +113,17 @@ def test_pure_rooms_do_not_touch_the_world(path):
     assert not {'print', 'open', 'input'} & set(calls)
 
 
-def test_the_command_line_starts_without_jax():
-    heavy = ['jax', 'flax', 'optax', 'orbax', 'tensorflow_datasets', 'grain', 'numpy', 'rich']
-    code = f'import sys, r1jax.cli; print(*[m for m in {heavy} if m in sys.modules])'
+@pytest.mark.parametrize(
+    ('modules', 'heavy'),
+    [
+        ('r1jax.cli', ['jax', 'flax', 'optax', 'orbax', 'tensorflow_datasets', 'grain', 'numpy', 'rich']),
+        (
+            'r1jax.grade, r1jax.report, r1jax.settings',
+            ['jax', 'flax', 'optax', 'orbax', 'tensorflow_datasets', 'grain', 'rich'],
+        ),
+    ],
+)
+def test_what_does_not_train_starts_without_jax(modules, heavy):
+    code = f'import sys, {modules}; print(*[m for m in {heavy} if m in sys.modules])'
     loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert loaded.stdout.split() == []

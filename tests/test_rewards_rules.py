@@ -4,6 +4,7 @@ import math
 import time
 from fractions import Fraction
 
+import graders
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from r1jax.config import Part
 from r1jax.data.datasets import ReasoningGym
 from r1jax.rewards import accuracy, form
-from r1jax.rewards.combine import score
+from r1jax.rewards.combine import begin, score, unfit
+from r1jax.rewards.pool import Pool
 from r1jax.types import Problem, Response
 
 GOOD = '<think> 3+4=7 </think> <answer> 7 </answer>'
@@ -186,3 +188,42 @@ def test_score_refuses_a_mismatch_and_lets_a_missing_package_through():
 
     with pytest.raises(ImportError, match='pip install it'):
         score([asked('7')], [said(GOOD)], (Part('a', missing),))
+
+
+def test_parts_apply_by_kind_and_add_nothing_elsewhere():
+    parts = (Part('accuracy', accuracy.exact, kinds=('math',)), Part('length', graders.Batched(), 0.5, kinds=('chat',)))
+    problems = [asked('7'), asked('', kind='chat'), asked('', kind='chat')]
+    reward, graded, valid = score(problems, [said(GOOD), said('four'), said('')], parts)
+    np.testing.assert_array_equal(reward, np.float32([1, 2, 0]))
+    np.testing.assert_array_equal(valid, [True, True, False])  # the last could not be graded, the others not by all
+    np.testing.assert_array_equal(np.isnan(graded['accuracy']), [False, True, True])
+    np.testing.assert_array_equal(np.isnan(graded['length']), [True, False, True])
+    with pytest.raises(ValueError, match="no reward part applies to problem 0, of kind 'poem'"):
+        score([asked('7', kind='poem')], [said('')], parts)
+
+
+def test_parts_with_a_deadline_are_graded_by_workers():
+    parts = (
+        Part('acts', graders.acts, deadline=0.4),
+        Part('same', graders.same, deadline=5),
+        Part('format', form.format),
+    )
+    texts = ['7', 'hang', 'kill', 'raise', GOOD]
+    with Pool(2) as pool:
+        scores = begin([asked('7')] * 5, [said(text) for text in texts], parts, pool).result()
+    assert scores.outcome == ['graded', 'timeout', 'died', 'raised', 'graded']
+    assert scores.errors == {'timeout': 1, 'died': 1, 'raised': 1}
+    np.testing.assert_array_equal(scores.reward, np.float32([2, 0, 0, 0, 2]))
+    np.testing.assert_array_equal(scores.valid, [True, False, False, False, True])
+    np.testing.assert_array_equal(scores.parts['same'], [1, 0, 0, 0, 0])  # what could be graded is known
+    assert score([asked('7')], [said('7')], parts)[0] == 2  # with a pool of its own
+
+
+def test_problems_that_cannot_be_graded_are_found():
+    problems = [asked('7'), asked('seven'), asked('x', kind='chat')]
+    for deadline in (0.0, 5.0):
+        with Pool(1) as pool:
+            found = unfit(problems, [Part('accuracy', graders.Checked(), kinds=('math',), deadline=deadline)], pool)
+        assert found == {1: "accuracy: 'seven' is no number"}
+    with Pool(1) as pool:
+        assert unfit([asked('1/2'), asked('a half')], [Part('accuracy', accuracy.numeric)], pool).keys() == {1}

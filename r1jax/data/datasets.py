@@ -66,10 +66,10 @@ class TFDS:
         problems = []
         for i, row in enumerate(rows):
             where = f'{self.name}/{self.split} row {i}'
-            answer = str(_field(row, self.answer_field, where))
+            answer = str(field(row, self.answer_field, where))
             if self.answer_after:
                 answer = answer.rpartition(self.answer_after)[2].strip()
-            problems.append(Problem(i, str(_field(row, self.prompt_field, where)), answer, self.kind))
+            problems.append(Problem(i, str(field(row, self.prompt_field, where)), answer, self.kind))
         return problems
 
 
@@ -92,11 +92,11 @@ class JSONLines:
           ValueError: a broken line or a missing field, with file and line; or no line is left.
         """
         problems = []
-        for line, row in _json_lines(self.path):
+        for line, row in json_lines(self.path):
             where = f'{self.path}:{line}'
-            if self.where and _field(row, self.where[0], where) != self.where[1]:
+            if self.where and field(row, self.where[0], where) != self.where[1]:
                 continue
-            prompt, answer = _field(row, self.prompt, where), _field(row, self.answer, where)
+            prompt, answer = field(row, self.prompt, where), field(row, self.answer, where)
             problems.append(Problem(line - 1, str(prompt), str(answer), self.kind))
             if len(problems) == self.limit:
                 break
@@ -115,10 +115,10 @@ class JSONLinesExamples:
     def load(self) -> list[Example]:
         """Reads the file; raises as `JSONLines.load`."""
         examples = []
-        for line, row in _json_lines(self.path):
+        for line, row in json_lines(self.path):
             where = f'{self.path}:{line}'
-            prompt = str(_field(row, self.prompt, where)) if self.prompt else ''
-            examples.append(Example(prompt, str(_field(row, self.response, where))))
+            prompt = str(field(row, self.prompt, where)) if self.prompt else ''
+            examples.append(Example(prompt, str(field(row, self.response, where))))
         return _not_empty(examples, self.path)
 
 
@@ -277,7 +277,7 @@ def _quiet() -> Iterator[None]:
         tfds.enable_progress_bar()
 
 
-def _json_lines(path: str) -> Iterator[tuple[int, Row]]:
+def json_lines(path: str) -> Iterator[tuple[int, Row]]:
     """The objects of a file with their 1-based line numbers; blank lines are passed over."""
     if not Path(path).is_file():
         raise FileNotFoundError(f'dataset {path} does not exist: give the path of a JSON lines file')
@@ -294,7 +294,7 @@ def _json_lines(path: str) -> Iterator[tuple[int, Row]]:
             yield number, row
 
 
-def _field(row: Row, name: str, where: str) -> Any:
+def field(row: Row, name: str, where: str) -> Any:
     if name not in row:
         raise ValueError(f'{where}: no field {name!r}: it has {", ".join(map(repr, row))}')
     return row[name]

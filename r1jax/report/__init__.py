@@ -3,6 +3,7 @@
     write(workdir)
       workdir.read   config.json, metrics.jsonl, summary.json, as far as they are there
       findings       a card a stage: before and after, in words; does thinking pay in the base?
+      hacking        what to look at before the reward is believed
       curves, chart  every logged number as inline SVG, with intervals and evaluations
       samples        the same questions' answers before and after
       page           style, script and shell; no address outside the file
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
-from r1jax.report import curves, samples
+from r1jax.report import curves, hacking, samples
 from r1jax.report.findings import EVALUATION_HEADS, evaluations, thinking, verdict
 from r1jax.report.page import document, number, span, text
 from r1jax.report.workdir import Run, StageRun, read, recipe_of
@@ -32,19 +35,31 @@ def write(workdir: str) -> str:
       ValueError: metrics.jsonl is damaged before its last line.
     """
     path = os.path.join(workdir, PAGE)
-    html = render(read(workdir), samples.read(workdir))
+    sides = samples.sides(workdir)
+    html = render(
+        read(workdir), samples.pairs(sides), {stage: found for (stage, when), found in sides.items() if when == 'last'}
+    )
     with open(path + '.tmp', 'w', encoding='utf-8', errors='replace') as file:  # a lone surrogate becomes ?
         file.write(html)
     os.replace(path + '.tmp', path)
     return path
 
 
-def render(run: Run, completions: dict[str, tuple[str, list[dict], list[dict]]]) -> str:
-    """The report as HTML. `completions` are `samples.read`'s."""
+def render(
+    run: Run,
+    completions: dict[str, tuple[str, list[dict], list[dict]]],
+    newest: Mapping[str, list[dict]] = MappingProxyType({}),
+) -> str:
+    """The report as HTML. `completions` are `samples.read`'s; `newest` are each stage's records of its last rollout."""
     pairs = [samples.section(name, *sides) for name, sides in completions.items()]
     sections = [
         ('results', 'Results', ''.join(map(verdict, run.stages))),
         ('thinking', 'Does thinking pay in the base?', ''.join(map(thinking, run.stages))),
+        (
+            'hacking',
+            'Can the reward be believed?',
+            ''.join(hacking.monitor(s, newest.get(s.name, [])) for s in run.stages),
+        ),
         ('curves', 'Curves', _curves(run)),
         ('samples', 'Samples before and after', ''.join(pairs)),
         ('evaluations', 'Evaluations', _evaluations(run)),

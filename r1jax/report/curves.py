@@ -28,6 +28,9 @@ PLOTS = (
         'Sampler gap', ('policy/sampler_gap_max', 'policy/sampler_gap_mean'), '|Δ log p|, sampler and update', log=True
     ),
     Plot('Cut off', ('rollout/truncated',), 'responses that met the length limit', percent=True),
+    Plot('Grader errors', ('rollout/grader_errors',), 'samples a rollout that could not be graded'),
+    Plot('Longest', ('rollout/longest',), 'tokens of the longest response'),
+    Plot('Repeated', ('rollout/repeated',), 'share of a rollout that is one and the same text', percent=True),
     Plot('Groups kept', ('rollout/groups_kept',), 'questions whose rewards differ', percent=True),
     Plot('Speed', ('tokens_per_second',), 'tokens a second'),
 )

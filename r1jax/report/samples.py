@@ -27,9 +27,14 @@ Record = dict[str, Any]
 
 
 def read(workdir: str) -> dict[str, tuple[str, list[Record], list[Record]]]:
-    """Stage -> (what the sides are, records before, records after).
+    """Stage -> (what the sides are, records before, records after)."""
+    return pairs(sides(workdir))
 
-    One pass that parses only what it keeps: evaluations' samples, and each stage's first and newest rollout.
+
+def sides(workdir: str) -> dict[tuple[str, str], list[Record]]:
+    """(stage, when) -> records: of evaluations 'before' and 'after', and of each stage's 'first' and 'last' rollout.
+
+    One pass that parses only what it keeps.
     """
     path = os.path.join(workdir, log.SAMPLES)
     kept: dict[tuple[str, str], list[bytes]] = {}
@@ -48,7 +53,11 @@ def read(workdir: str) -> dict[str, tuple[str, list[Record], list[Record]]]:
             lines = kept.setdefault((stage, when), [])
             if len(lines) < KEPT:
                 lines.append(line)
-    sides = {key: records for key, lines in kept.items() if (records := [r for line in lines if (r := _parse(line))])}
+    return {key: records for key, lines in kept.items() if (records := [r for line in lines if (r := _parse(line))])}
+
+
+def pairs(sides: dict[tuple[str, str], list[Record]]) -> dict[str, tuple[str, list[Record], list[Record]]]:
+    """Of each stage an evaluation before and after it, or else its first and its last rollout."""
     found = {}
     for stage in dict.fromkeys(stage for stage, _ in sides):
         if (stage, 'before') in sides:
@@ -119,6 +128,8 @@ def completion(value: str) -> str:
 
 def _card(record: Record) -> str:
     facts = []
+    if record.get('outcome') == 'grader_error':
+        facts.append(f'<b class="warn">grader error: {text(record.get("cause"))}</b>')
     if record.get('reward') is not None:
         facts.append(f'reward <b>{number(record["reward"])}</b>')
     for part, value in (record.get('parts') or {}).items():

@@ -61,7 +61,8 @@ class Scoring:
         """Grades what no worker does, and waits for the rest.
 
         Raises:
-          ImportError: a part needs a package that is not installed, which no sample is to blame for.
+          ImportError: a part needs a package that is not installed, which no sample is to blame for; likewise whatever a part that
+        grades batches raises.
         """
         B = len(self.items)
         graded, outcome = {}, ['graded'] * B
@@ -157,13 +158,8 @@ def _inline(fn: Callable, items: Sequence[tuple[Problem, Response]]) -> list[Gra
     """Grades in this process: a batch at once where `fn` can, else item by item."""
     if not items:
         return []
-    if hasattr(fn, 'many'):
-        try:
-            values = np.asarray(fn.many([p for p, _ in items], [r for _, r in items]), np.float32)
-        except ImportError:
-            raise
-        except Exception as error:
-            return [_raised(error)] * len(items)
+    if hasattr(fn, 'many'):  # says NaN of what it cannot grade; what it raises, no sample is to blame for
+        values = np.asarray(fn.many([p for p, _ in items], [r for _, r in items]), np.float32)
         if values.shape != (len(items),):
             raise ValueError(f'{fn!r:.80} gave values of shape {values.shape} for {len(items)} responses')
         return [Grade(float(value), 'graded' if math.isfinite(value) else 'raised') for value in values]
@@ -177,12 +173,8 @@ def _inline(fn: Callable, items: Sequence[tuple[Problem, Response]]) -> list[Gra
         except ImportError:
             raise
         except Exception as error:  # whatever else a reward function does, it costs this sample only
-            grades.append(_raised(error))
+            grades.append(Grade(math.nan, 'raised', f'{type(error).__name__}: {error}'))
     return grades
-
-
-def _raised(error: Exception) -> Grade:
-    return Grade(math.nan, 'raised', f'{type(error).__name__}: {error}')
 
 
 def _error(grade: Grade) -> str:
