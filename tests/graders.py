@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from r1jax.types import Problem, Response
 
@@ -118,15 +119,24 @@ class Checked:
         return float(response.text == problem.answer)
 
 
+def length(problem: Problem, response: Response) -> float:
+    return len(response.text) / 10
+
+
+def fault(question: int, text: str, share: float = 0.1) -> str | None:
+    """What `Faulty` does at a call: 'hang', 'raise' or 'kill' in `share` of them, else None. The text decides."""
+    draw = random.Random(f'{question} {text}').random()
+    return ('hang', 'raise', 'kill')[int(3 * draw / share)] if draw < share else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Faulty:
-    """`fn`, but `share` of its calls fail: by the text, some hang, some raise, some kill the process."""
+    """`fn`, but a share of its calls go wrong."""
 
-    fn: object
+    fn: Callable
     share: float = 0.1
 
     def __call__(self, problem: Problem, response: Response) -> float:
-        draw = random.Random(f'{problem.id} {response.text}').random()
-        if draw < self.share:
-            acts(problem, Response(('hang', 'raise', 'kill')[int(3 * draw / self.share)], 1, True))
+        if act := fault(problem.id, response.text, self.share):
+            acts(problem, Response(act, 1, True))
         return self.fn(problem, response)

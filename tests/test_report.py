@@ -17,8 +17,9 @@ import pytest
 
 from r1jax import report
 from r1jax.evals.metrics import summarise
-from r1jax.report import chart, findings, samples
+from r1jax.report import chart, findings, hacking, samples
 from r1jax.report.page import number, span, text
+from r1jax.report.workdir import StageRun
 from r1jax.train.log import Log, write_summary
 
 TEMPLATE = (
@@ -232,6 +233,65 @@ def test_verdict_gives_before_and_after_in_words(page):
     assert re.search(r'majority, cons@16[\d.]+ → [\d.]+ %', page.said)
     assert 'base · 1,200 steps in 1 min 48 s; loss 3.0' in page.said
     assert 'finished' in page.said and 'seed 0' in page.said
+
+
+def monitored(evals, lines, newest=()):
+    """What the monitor says of a stage with these evaluations (step -> pass@1) and metrics a step."""
+    measured = [
+        {'step': s, 'eval/held_out/pass@1': p, 'eval/held_out/pass@1_ci': [p - 0.02, p + 0.02]}
+        for s, p in evals.items()
+    ]
+    return Page(hacking.monitor(StageRun('zero', {}, {}, [*lines, *measured]), list(newest))).said
+
+
+def rising(step, **more):
+    return {
+        'step': step,
+        'reward/mean': step / 50 + 0.01 * (step % 3),
+        'rollout/samples': 100,
+        'rollout/grader_errors': 0,
+    } | more
+
+
+def test_a_reward_that_rises_while_accuracy_falls_is_named():
+    lines = [rising(step) for step in range(1, 51)]
+    said = monitored({1: 0.3, 20: 0.7, 50: 0.5}, lines)  # over the whole stage, both rose
+    assert 'look here' in said
+    assert re.search(
+        r'fell: on held_out, pass@1 went from 70.0 % at step 20 to 50.0 % at step 50, the reward up by 0\.\d', said
+    )
+    for evals in ({1: 0.3, 20: 0.7, 50: 0.68}, {1: 0.3, 50: 0.7}):  # within the intervals; up
+        said = monitored(evals, lines)
+        assert 'Nowhere did held-out accuracy fall' in said and 'nothing suspicious' in said
+    falling = [dict(line, **{'reward/mean': -line['reward/mean']}) for line in lines]
+    assert 'Nowhere' in monitored({1: 0.7, 50: 0.3}, falling)  # the reward fell, too
+    assert 'is not known' in monitored({}, lines)
+
+
+def test_what_fired_what_repeats_and_what_failed_is_shown(page):
+    lines = [
+        rising(step, **{
+            'fired/format': 0.2 + step / 100, 'rollout/longest': 40 + step, 'rollout/repeated': step / 60,
+            'rollout/grader_errors': 3 * (step == 7), **({'grader/timeout': 2, 'grader/died': 1} if step == 7 else {}),
+        }) for step in range(1, 51)
+    ]  # fmt: skip
+    newest = [{'completion': '<b>7</b>', 'tokens': 3}] * 3 + [{'completion': 'a long one', 'tokens': 9}]
+    said = monitored({}, lines, newest)
+    assert '3 samples of 5,000 could not be graded (died 1, timeout 2): they taught nothing.' in said
+    assert (
+        'the most frequent text was 75.8 % of a rollout.3 of the 4 that were logged last<b>7</b>' in said
+        and 'look here' in said
+    )
+    assert 'format25.5 %65.5 %' in said  # means of the first and the last ten steps
+    assert (
+        'Longest response: 50 tokens in the first steps, 90 in the last.the longest that was logged lasta long one'
+        in said
+    )
+    assert 'could not be graded' not in monitored({}, [rising(step) for step in range(1, 9)])
+    many = [rising(step, **{'rollout/grader_errors': 2}) for step in range(1, 9)]
+    assert 'look here' in monitored({}, many)
+    assert 'Can the reward be believed?' in page.said and 'Nowhere did held-out accuracy fall' in page.said
+    assert hacking.monitor(StageRun('base', {}, {}, [{'step': 1, 'loss': 2.0}]), []) == ''
 
 
 def test_says_whether_thinking_pays(page):
