@@ -10,13 +10,15 @@
 Each is left out, and named, where what it needs is missing. Prints one JSON line.
 """
 
+import argparse
+import json
 import os
 import pathlib
 import random
 import signal
 import time
 
-from workload import now
+from workload import emit, now
 
 from r1jax.rewards.pool import Pool
 from r1jax.types import Problem, Response
