@@ -84,9 +84,8 @@ def mathematics(data: pathlib.Path, workers: int) -> dict:
     from r1jax.rewards.mathematics import Math
 
     rows = [json.loads(line) for line in (data / 'math500_solutions.jsonl').read_text(encoding='utf-8').splitlines()]
-    pairs = [
-        (a['answer'], b['solution']) for shift in (0, 1) for a, b in zip(rows, rows[shift:] + rows[:shift], strict=True)
-    ]
+    others = [(a, b) for a, b in zip(rows, rows[1:] + rows[:1], strict=True) if a['answer'] != b['answer']]
+    pairs = [(a['answer'], b['solution']) for a, b in [*zip(rows, rows, strict=True), *others]]
     items = [(Problem(i, '', gold), Response(text, 0, True)) for i, (gold, text) in enumerate(pairs)]
 
     def plain(gold: str, text: str) -> bool:

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 from r1jax.types import Problem, Response
 
@@ -121,22 +120,3 @@ class Checked:
 
 def length(problem: Problem, response: Response) -> float:
     return len(response.text) / 10
-
-
-def fault(question: int, text: str, share: float = 0.1) -> str | None:
-    """What `Faulty` does at a call: 'hang', 'raise' or 'kill' in `share` of them, else None. The text decides."""
-    draw = random.Random(f'{question} {text}').random()
-    return ('hang', 'raise', 'kill')[int(3 * draw / share)] if draw < share else None
-
-
-@dataclasses.dataclass(frozen=True)
-class Faulty:
-    """`fn`, but a share of its calls go wrong."""
-
-    fn: Callable
-    share: float = 0.1
-
-    def __call__(self, problem: Problem, response: Response) -> float:
-        if act := fault(problem.id, response.text, self.share):
-            acts(problem, Response(act, 1, True))
-        return self.fn(problem, response)

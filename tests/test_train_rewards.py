@@ -2,10 +2,16 @@
 
 import dataclasses
 import json
+import pathlib
+import sys
 
 import graders
 import pytest
 import smallest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
+
+import faults
 
 from r1jax.config import GradingConfig, OnPolicy, Part, Phase, Recipe
 from r1jax.data.tiny import TinySums
@@ -71,7 +77,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def faulty(tmp_path_factory):
-    part = Part('length', graders.Faulty(graders.length), deadline=0.5)
+    part = Part('length', faults.Faulty(graders.length), deadline=0.5)
     return run(tmp_path_factory.mktemp('faulty'), part, steps=4, minibatches=2)
 
 
@@ -86,7 +92,7 @@ def test_faults_cost_their_own_samples_only(plain, faulty):
     assert [m['step'] for m in metrics] == [1, 2, 3, 4]  # it finished
     rollout = samples[: QUESTIONS * SAMPLES]
     hit = [sample['outcome'] == 'grader_error' for sample in rollout]
-    drawn = [graders.fault(s['question'], s['completion']) for s in rollout]
+    drawn = [faults.fault(s['question'], s['completion']) for s in rollout]
     assert hit == [fault is not None for fault in drawn] and 1 <= sum(hit) <= 8
     named = {'hang': 'timeout', 'raise': 'raised', 'kill': 'died', None: None}
     assert [sample.get('cause') for sample in rollout] == [named[fault] for fault in drawn]
@@ -107,7 +113,7 @@ class Killed(BaseException):
 
 
 def test_a_killed_run_replays_its_grades(tmp_path, faulty, monkeypatch):
-    part = Part('length', graders.Faulty(graders.length), deadline=0.5)
+    part = Part('length', faults.Faulty(graders.length), deadline=0.5)
     write, seen = stage.Log.metrics, []
 
     def metrics(self, *args):
