@@ -63,7 +63,7 @@ class Explained:
             failed = f': {verdict.reason}' if verdict.reason else ''
             return float(verdict.right), f'{verdict.passed} of {verdict.total} tests passed{failed}'
         value, given = self.fn(problem, response), accuracy.answer(response.text)
-        return value, 'no answer found' if given is None else f'answered {given!r}, expected {problem.answer!r}'
+        return value, 'no answer found' if given is None else f'answered {given}, expected {problem.answer}'
 
 
 @dataclasses.dataclass(frozen=True)

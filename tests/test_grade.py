@@ -53,13 +53,13 @@ def test_each_line_has_its_grade(graded):
     assert [row['accuracy'] for row in found] == [1, 0, None, None, 1]
     assert [row['outcome'] for row in found] == ['graded', 'graded', 'grader_error', 'grader_error', 'graded']
     assert [row.get('cause') for row in found] == [None, None, 'raised', 'timeout', None]
-    assert found[0]['detail'] == "answered '7.0', expected '7'" and found[1]['detail'] == 'no answer found'
+    assert found[0]['detail'] == 'answered 7.0, expected 7' and found[1]['detail'] == 'no answer found'
 
 
 def test_the_table_explains(graded):
     status, out, _ = graded(LINES)
     assert status == 0
-    assert "a     number  1         graded                 answered '7.0', expected '7'" in out.splitlines()
+    assert 'a     number  1         graded                 answered 7.0, expected 7' in out.splitlines()
     assert 'grader error, timeout' in out and 'took longer than 0.4 s' in out
     assert out.splitlines()[-1] == 'accuracy 66.7 % of 3 graded, 2 grader errors'
 
