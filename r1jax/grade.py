@@ -121,9 +121,15 @@ def grade(rows: Sequence[Row], pool: Pool, deadline: float | None = None) -> lis
 
 def as_json(row: Row, grade: Grade) -> str:
     value = grade.value if math.isfinite(grade.value) else None
-    return json.dumps(
-        {'id': row.id, 'accuracy': value, **marked(grade.outcome), 'detail': grade.detail}, ensure_ascii=False
-    )
+    line = {'id': row.id, 'accuracy': value, **marked(grade.outcome), 'detail': grade.detail}
+    # a lone surrogate, which UTF-8 cannot hold, becomes the \\udXXX that JSON has for it
+    return json.dumps(line, ensure_ascii=False).encode('utf-8', 'backslashreplace').decode()
+
+
+def _shown(value: Any) -> str:
+    """A text of the file in one line, without what a terminal would obey."""
+    words = ' '.join(str(value).split())
+    return ''.join(c if c.isprintable() else '�' for c in words[:WIDTH]) + '…' * (len(words) > WIDTH)
 
 
 def as_table(rows: Sequence[Row], grades: Sequence[Grade]) -> str:
@@ -132,8 +138,7 @@ def as_table(rows: Sequence[Row], grades: Sequence[Grade]) -> str:
     for row, each in zip(rows, grades, strict=True):
         shown = f'{each.value:g}' if each.outcome == 'graded' else '–'
         outcome = each.outcome if each.outcome == 'graded' else f'grader error, {each.outcome}'
-        why = ' '.join(each.detail.split())
-        cells.append((str(row.id), row.problem.kind, shown, outcome, why[:WIDTH] + '…' * (len(why) > WIDTH)))
+        cells.append((_shown(row.id), row.problem.kind, shown, outcome, _shown(each.detail)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     right = [each.value for each in grades if each.outcome == 'graded']

@@ -1,6 +1,7 @@
 """`r1jax grade`: a line out for a line in, in order; what cannot be read is named by its line."""
 
 import json
+import os
 
 import pytest
 
@@ -112,3 +113,19 @@ def test_other_bad_input(graded, tmp_path, capsys):
     assert graded(LINES, '--deadline', '0')[0] == 2
     assert graded(LINES, '--workers', '-1')[0] == 2
     assert graded([LINES[0] | {'kind': 'missing'}])[0] == 2
+
+
+def test_hostile_text_stays_text(graded):
+    line = LINES[0] | {'id': '\x1b[2J', 'completion': '<answer>\x1b]0;x\x07 \ud800</answer>'}
+    status, out, _ = graded([line])
+    assert status == 0 and '\x1b' not in out and '\x07' not in out and 'answered' in out
+    status, out, _ = graded([line], '--json')
+    assert status == 0 and json.loads(out)['detail'] == 'answered \x1b]0;x\x07 \ud800, expected 7'
+
+
+def test_unsandboxed_is_asked_for(graded, monkeypatch):
+    monkeypatch.setenv('R1JAX_ALLOW_UNSANDBOXED', '')
+    graded(LINES[:1])
+    assert not os.environ['R1JAX_ALLOW_UNSANDBOXED']
+    graded(LINES[:1], '--allow-unsandboxed')
+    assert os.environ['R1JAX_ALLOW_UNSANDBOXED'] == '1'
