@@ -122,7 +122,7 @@ def grade(rows: Sequence[Row], pool: Pool, deadline: float | None = None) -> lis
 def as_json(row: Row, grade: Grade) -> str:
     value = grade.value if math.isfinite(grade.value) else None
     line = {'id': row.id, 'accuracy': value, **marked(grade.outcome), 'detail': grade.detail}
-    # a lone surrogate, which UTF-8 cannot hold, becomes the \\udXXX that JSON has for it
+    # a lone surrogate, which UTF-8 cannot hold, becomes the \udXXX that JSON has for it
     return json.dumps(line, ensure_ascii=False).encode('utf-8', 'backslashreplace').decode()
 
 
