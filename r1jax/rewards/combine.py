@@ -181,8 +181,17 @@ def _error(grade: Grade) -> str:
     return grade.outcome if grade.outcome != 'graded' else 'raised'  # it gave a number that is none
 
 
+_told: set[tuple[str, str]] = set()
+
+
 def _warn(name: str, grades: Sequence[Grade]) -> None:
-    errors = [grade for grade in grades if not math.isfinite(grade.value)]
-    if errors:
-        first = f'{_error(errors[0])}: {errors[0].detail}'
-        _log.warning('%s could not grade %d of %d responses: %s', name, len(errors), len(grades), first)
+    """Says what a part could not grade and why, once an outcome: how often is in the metrics."""
+    for grade in grades:
+        if not math.isfinite(grade.value) and (name, _error(grade)) not in _told:
+            _told.add((name, _error(grade)))
+            _log.warning(
+                '%s could not grade a response (%s; more of these are only counted): %s',
+                name,
+                _error(grade),
+                grade.detail,
+            )
