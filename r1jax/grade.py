@@ -42,6 +42,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     'math': Kind('r1jax.rewards.mathematics', 'Math', 10.0),
     'code': Kind('r1jax.rewards.code', 'Code', 300.0),  # each test has a limit of its own
+    'choice': Kind('r1jax.rewards.choice', 'choice', 5.0),
     'number': Kind('r1jax.rewards.accuracy', 'numeric', 5.0),
     'text': Kind('r1jax.rewards.accuracy', 'exact', 5.0),
     'reasoning_gym': Kind('r1jax.rewards.accuracy', 'reasoning_gym', 10.0),

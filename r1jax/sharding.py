@@ -8,6 +8,9 @@ data × fsdp, weights over fsdp (their width) and tensor (heads, hidden, vocabul
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -64,3 +67,38 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, p)
+
+
+def by_shard(fn: Callable, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> Callable:
+    """`fn` on each device's own shards, its collectives written out (`gather`, `scatter`, `total`, `largest`): for loops in which XLA
+    would repeat a collective that is needed once. A tuple of logical axes for each input and output. Outside a mesh `fn` itself.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return fn
+    into, out = (tuple(spec(*axes) for axes in each) for each in (inputs, outputs))
+    return jax.shard_map(fn, in_specs=into, out_specs=out, check_vma=False)
+
+
+def gather(x: jax.Array, axis: str, along: int) -> jax.Array:
+    """Within `by_shard`: the shards of a mesh axis, joined along a dimension."""
+    return x if size(axis) == 1 else jax.lax.all_gather(x, axis, axis=along, tiled=True)
+
+
+def scatter(x: jax.Array, axis: str, along: int) -> jax.Array:
+    """Within `by_shard`: the sum over a mesh axis, each device keeping its part of a dimension."""
+    return x if size(axis) == 1 else jax.lax.psum_scatter(x, axis, scatter_dimension=along, tiled=True)
+
+
+def total(x: Any, axis: str) -> Any:
+    """Within `by_shard`: the sum over a mesh axis, of an array or of each of a tree."""
+    return x if size(axis) == 1 else jax.lax.psum(x, axis)
+
+
+def largest(x: jax.Array, axis: str) -> jax.Array:
+    """Within `by_shard`: the maximum over a mesh axis."""
+    return x if size(axis) == 1 else jax.lax.pmax(x, axis)
+
+
+def index(axis: str) -> jax.Array | int:
+    """Within `by_shard`: which part of a mesh axis this device holds."""
+    return 0 if size(axis) == 1 else jax.lax.axis_index(axis)

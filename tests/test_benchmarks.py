@@ -3,12 +3,20 @@
 import pathlib
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
 import grpo_step
+import hlo
+import tpu_compile
 import workload
+from tiny import MODEL
+
+from r1jax import sharding
+from r1jax.config import MeshConfig
 
 
 def test_the_floor_is_the_least_work():
@@ -38,3 +46,31 @@ def test_a_step_samples_the_given_lengths_and_its_logprobs_are_the_full_pass_s()
     assert seen['gap'] < 1e-4 and 0 <= seen['padding'] < 1
     assert seen['step'] == pytest.approx(seen['gen'] + seen['score'] + seen['train'])
     assert 1 <= step.decoded() < 2
+
+
+def test_a_program_s_products_and_collectives_are_counted_as_often_as_they_run():
+    mesh = jax.make_mesh((2,), ('x',), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    split, whole = jax.sharding.PartitionSpec('x'), jax.sharding.PartitionSpec()
+
+    def layers(weights, x):  # five products of 4 of 8 rows, each gathered
+        def layer(x, w):
+            return jax.lax.all_gather(jnp.tanh(x @ w)[: x.shape[0] // 2], 'x', tiled=True), None
+
+        return jax.lax.scan(layer, x, weights)[0]
+
+    fn = jax.jit(jax.shard_map(layers, mesh=mesh, in_specs=(whole, split), out_specs=split, check_vma=False))
+    text = fn.lower(jnp.ones((5, 16, 16)), jnp.ones((8, 16))).compile().as_text()
+    flops, moved = hlo.Program(text).total()
+    assert flops == 5 * 2 * 4 * 16 * 16
+    assert {kind: n for (kind, _), n in moved.items()} == {'all-gather': 5 * 4 * 4 * 16}
+
+
+def test_the_decoding_loop_gathers_no_weights():
+    """What was split for training is gathered once, before the loop. Compiled for a mesh of CPUs; the script does so for TPUs."""
+    mesh = sharding.make_mesh(MeshConfig(fsdp=4, tensor=2))
+    text = tpu_compile.sample_program(MODEL, mesh, questions=4, samples=2, prompt=6, new=8).as_text()
+    _, moved = hlo.Program(text, lambda loop: 1).total()
+    inside = {scope: n for (kind, scope), n in moved.items() if kind == 'all-gather' and 'decode/while' in scope}
+    before = sum(n for (kind, scope), n in moved.items() if kind == 'all-gather' and 'decode/while' not in scope)
+    weight = 4 * MODEL.width * MODEL.kv_heads * MODEL.head_dim // 2  # the smallest matrix's part of a device, bytes
+    assert max(inside.values(), default=0) < weight < before

@@ -23,7 +23,7 @@ from r1jax.config import ModelConfig
 from r1jax.nn import layers
 from r1jax.nn.attention import Rows, attend, attend_rows, heads_first, merge
 from r1jax.nn.cache import KV, Cache, reads
-from r1jax.sharding import constrain
+from r1jax.sharding import constrain, size
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
 
@@ -153,15 +153,29 @@ def unstack(params: Params) -> Params:
 
 
 def for_few_rows(params: Params, dtype: str) -> Params:
-    """An unstacked model made ready for decoding: weights that read one input stand side by side ('qkv', 'gate_up'), each as its
-    columns, in the type that products take.
+    """An unstacked model made ready for decoding: each weight as its columns, in the type that products take, whole along its width
+    (split over `tensor` alone), so that the loop gathers none. Where nothing is split over `tensor`, weights that read one input stand
+    side by side ('qkv', 'gate_up').
     """
 
     def layer(w):
-        rest = {k: v for k, v in w.items() if k not in ('q', 'k', 'v', 'o', 'gate', 'up', 'down')}
-        qkv, gate_up = jnp.concatenate([w[n] for n in 'qkv'], 1), jnp.concatenate([w['gate'], w['up']], 1)
-        products = {'qkv': (qkv, 1), 'o': (w['o'], 2), 'gate_up': (gate_up, 1), 'down': (w['down'], 1)}
-        return rest | {n: layers.Columns.of(a, dtype, contract) for n, (a, contract) in products.items()}
+        names = 'q', 'k', 'v', 'o', 'gate', 'up', 'down'
+        rest, products = {k: v for k, v in w.items() if k not in names}, {n: w[n] for n in names}
+        if size('tensor') == 1:  # else the halves of a product would lie on other devices than their use
+            q, k, v, o, gate, up, down = products.values()
+            products = {
+                'qkv': jnp.concatenate([q, k, v], 1),
+                'o': o,
+                'gate_up': jnp.concatenate([gate, up], 1),
+                'down': down,
+            }
+        return rest | {n: columns(n, a) for n, a in products.items()}
+
+    def columns(name, weight):
+        made = layers.Columns.of(weight, dtype, 2 if name == 'o' else 1)
+        split = 'hidden' if name in ('gate', 'up', 'gate_up', 'down') else 'heads'
+        axes = (None, split) if name in ('o', 'down') else (split, None)
+        return dataclasses.replace(made, columns=constrain(made.columns, *axes))
 
     return {k: layer(v) if k.startswith('stack_') else v for k, v in params.items()}
 

@@ -78,6 +78,10 @@ class Code:
     time_limit: float = 6.0  # seconds of CPU a test, where the problem says none
     memory_limit: int = 512 * MiB  # bytes, where the problem says none
 
+    def warm(self) -> None:
+        """Starts what makes sandboxes. Raises sandbox.Unavailable where there are none: before training, not at each response."""
+        sandbox.ready()
+
     def __call__(self, problem: Problem, response: Response) -> float:
         verdict = self.judge(problem, response)
         return verdict.passed / verdict.total if self.partial else float(verdict.right)

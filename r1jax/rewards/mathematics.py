@@ -39,6 +39,10 @@ class Math:
     last: bool = False  # without tags or a box, the last formula or number of the text is the answer
     arithmetic: bool = False  # an expression that comes to the gold number counts, though it is not computed
 
+    def warm(self) -> None:
+        """Imports math-verify, so that no answer's deadline pays for it. Raises ImportError where it is not installed."""
+        formulas.library()
+
     def __call__(self, problem: Problem, response: Response) -> float:
         """1.0 if the final answer is the gold.
 

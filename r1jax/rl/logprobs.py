@@ -2,7 +2,8 @@
 
 The head runs over chunks of the wanted tokens only: each row's are moved to its front, and as many chunks are computed as the
 fullest row needs. Each chunk's logits are recomputed in the backward pass. Chunks are cut along T, never along B or V, which may
-be sharded.
+be sharded: each device loops over its own rows and its part of V, gathers the unembedding's width once a pass, in the type it is
+multiplied in, and scatters its gradient once. (Left to XLA, both happen in every chunk.)
 
 Axes: B rows, T tokens, D width, V vocabulary, C tokens of a chunk.
 """
@@ -61,49 +62,67 @@ def _head(dtype, C, x, unembed, y, chunks, temperature):
     return _forward(dtype, C, x, unembed, y, chunks, temperature)[0]
 
 
-def _forward(dtype, C, x, unembed, y, chunks, temperature):
-    def body(i, out):
-        at = i * C
-        z = matmul(_cut(x, at, C), unembed.T, dtype) / temperature
-        top = z.max(-1)
-        e = jnp.exp(z - top[..., None])
-        mass, mean = _sum(e), _sum(e * z)
-        total = top + jnp.log(mass)
-        logp = jnp.take_along_axis(z, _cut(y, at, C)[..., None], -1)[..., 0] - total
-        new = logp, total - mean / mass, total
-        return tuple(jax.lax.dynamic_update_slice_in_dim(a, b, at, 1) for a, b in zip(out, new, strict=True))
+_STATE, _IDS, _WEIGHT = ('batch', 'length', None), ('batch', 'length'), ('vocab', 'embed')
 
-    zero = jnp.zeros(y.shape, jnp.float32)
-    logp, entropy, total = jax.lax.fori_loop(0, chunks, body, (zero, zero, zero))
+
+def _forward(dtype, C, x, unembed, y, chunks, temperature):
+    def shard(x, unembed, y, chunks, temperature):
+        w = sharding.gather(unembed.astype(dtype), 'fsdp', 1)
+        first = sharding.index('tensor') * w.shape[0]
+
+        def body(i, out):
+            at = i * C
+            z = matmul(_cut(x, at, C), w.T, dtype) / temperature
+            top = sharding.largest(z.max(-1), 'tensor')
+            e = jnp.exp(z - top[..., None])
+            own = _cut(y, at, C) - first
+            picked = jnp.take_along_axis(z, jnp.clip(own, 0, w.shape[0] - 1)[..., None], -1)[..., 0]
+            picked = jnp.where((own >= 0) & (own < w.shape[0]), picked, 0.0)
+            mass, mean, picked = sharding.total((_sum(e), _sum(e * z), picked), 'tensor')
+            total = top + jnp.log(mass)
+            new = picked - total, total - mean / mass, total
+            return tuple(jax.lax.dynamic_update_slice_in_dim(a, b, at, 1) for a, b in zip(out, new, strict=True))
+
+        zero = jnp.zeros(y.shape, jnp.float32)
+        return jax.lax.fori_loop(0, chunks, body, (zero, zero, zero))
+
+    run = sharding.by_shard(shard, (_STATE, _WEIGHT, _IDS, (), ()), (_IDS,) * 3)
+    logp, entropy, total = run(x, unembed, y, chunks, temperature)
     return (logp, entropy), (x, unembed, y, chunks, temperature, total)
 
 
 def _backward(dtype, C, kept, cotangents):
     x, unembed, y, chunks, temperature, total = kept
-    g = cotangents[0] / temperature
 
-    def body(i, carry):
-        dx, dw = carry
-        at = i * C
-        h = _cut(x, at, C)
-        z = matmul(h, unembed.T, dtype) / temperature
-        hit = jnp.arange(z.shape[-1]) == _cut(y, at, C)[..., None]
-        dz = (hit - jnp.exp(z - _cut(total, at, C)[..., None])) * _cut(g, at, C)[..., None]
-        dx = jax.lax.dynamic_update_slice_in_dim(dx, matmul(dz, unembed, dtype), at, 1)
-        flat = dz.astype(dtype).reshape(-1, dz.shape[-1]), h.astype(dtype).reshape(-1, h.shape[-1])
-        return dx, dw + jnp.dot(flat[0].T, flat[1], preferred_element_type=jnp.float32)
+    def shard(x, unembed, y, chunks, temperature, total, g):
+        w = sharding.gather(unembed.astype(dtype), 'fsdp', 1)
+        ids = jnp.arange(w.shape[0]) + sharding.index('tensor') * w.shape[0]
 
-    dx, dw = jax.lax.fori_loop(
-        0, chunks, body, (jnp.zeros(x.shape, jnp.float32), jnp.zeros(unembed.shape, jnp.float32))
-    )
+        def body(i, carry):
+            dx, dw = carry
+            at = i * C
+            h = _cut(x, at, C)
+            z = matmul(h, w.T, dtype) / temperature
+            hit = ids == _cut(y, at, C)[..., None]
+            dz = (hit - jnp.exp(z - _cut(total, at, C)[..., None])) * _cut(g, at, C)[..., None]
+            dx = jax.lax.dynamic_update_slice_in_dim(dx, matmul(dz, w, dtype), at, 1)
+            flat = dz.astype(dtype).reshape(-1, dz.shape[-1]), h.astype(dtype).reshape(-1, h.shape[-1])
+            return dx, dw + jnp.dot(flat[0].T, flat[1], preferred_element_type=jnp.float32)
+
+        zero = jnp.zeros(x.shape, jnp.float32), jnp.zeros(w.shape, jnp.float32)
+        dx, dw = jax.lax.fori_loop(0, chunks, body, zero)
+        return sharding.total(dx, 'tensor'), sharding.total(sharding.scatter(dw, 'fsdp', 1), 'data')
+
+    run = sharding.by_shard(shard, (_STATE, _WEIGHT, _IDS, (), (), _IDS, _IDS), (_STATE, _WEIGHT))
+    dx, dw = run(x, unembed, y, chunks, temperature, total, cotangents[0] / temperature)
     return dx.astype(x.dtype), dw.astype(unembed.dtype), None, None, jnp.zeros_like(temperature)
 
 
 def _sum(a):
     """f32[B,C] of a [B,C,V], as products of pieces with ones, in float32 on every backend: XLA's CPU backend folds a plain sum into
-    what computes its terms and takes three times as long. Pieces keep the rounding of a sum, and do not cross shards of V.
+    what computes its terms and takes three times as long. Pieces keep the rounding of a sum.
     """
-    piece = math.gcd(a.shape[-1] // sharding.size('tensor'), 512)
+    piece = math.gcd(a.shape[-1], 512)
     pieces = a.reshape(*a.shape[:-1], -1, piece)
     return jnp.dot(pieces, jnp.ones(piece, a.dtype), precision=jax.lax.Precision.HIGHEST).sum(-1)
 

@@ -110,11 +110,9 @@ def sample(
     Q, P = prompts.tokens.shape
     B = keys.shape[0]
     G = B // Q
-    whole_heads = sharding.size('tensor') == 1  # else a fused product's result would have to be dealt out anew
-    single = unstack(params)  # layers apart: the cache is then updated in place
-    single = for_few_rows(single, m.dtype) if whole_heads else single
+    single = for_few_rows(unstack(params), m.dtype)  # layers apart: the cache is then updated in place
     head = unembedding(params)
-    head = Columns(head.astype(m.dtype), head.shape[::-1])
+    head = Columns(sharding.constrain(head.astype(m.dtype), 'vocab', None), head.shape[::-1])
 
     def drawn(hidden, keys, t):  # hidden [b,D]
         logits = matmul(hidden, head, m.dtype)
