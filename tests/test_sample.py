@@ -169,7 +169,7 @@ def test_nothing_outside_top_k_and_top_p_is_drawn(vocab):
     assert 0 < len(both) <= 3 and set(both) <= set(order[:3])
 
 
-@pytest.mark.parametrize('vocab', [37, 1500])
+@pytest.mark.parametrize('vocab', [37, 1500, 1536], ids=['one level', 'padded', 'two levels'])
 def test_search_minds_the_edges(vocab):
     p = np.zeros((4, vocab), np.float32)
     p[0, [3, 30]] = 1  # mass 0 before, between and after
@@ -178,5 +178,7 @@ def test_search_minds_the_edges(vocab):
     p[3] = 1e-3
     near = np.nextafter(np.float32(1), np.float32(0))
     for u, want in ((0.0, (3, 0, vocab - 1, 0)), (near, (30, 0, vocab - 1, vocab - 1))):
-        got = np.asarray(search(jnp.array(p), jnp.full(4, u)))
+        got, total = search(jnp.log(p), jnp.exp, jnp.full(4, u))
+        got = np.asarray(got)
+        np.testing.assert_allclose(total, p.sum(-1), rtol=1e-5)
         assert (got[:3] == want[:3]).all() and abs(got[3] - want[3]) <= 1

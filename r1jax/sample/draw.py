@@ -8,10 +8,13 @@ Axes: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-_BLOCK = 256  # entries summed at the lower level; vocabularies up to 4 blocks need no second one
+_BLOCK = 256  # entries summed at the lower level, about; vocabularies up to 4 blocks need no second one
 
 
 def draw(
@@ -23,14 +26,22 @@ def draw(
     Returns token i32[B] and its log-probability f32[B], nats, *before* top-p and top-k (at temperature 0: of softmax(logits)).
     """
     greedy = temperature == 0
-    z = logits / jnp.where(greedy, 1.0, temperature)
-    top = z.max(-1)
-    e = jnp.exp(z - top[:, None])
-    p = jnp.where(nucleus(z, top_p, top_k) > -jnp.inf, e, 0.0) if top_k or top_p < 1 else e
+    scale = 1 / jnp.where(greedy, 1.0, temperature)
+    top = logits.max(-1)
+
+    def weight(z):  # ∝ probability: [B] or [B,…] scores of the vocabulary's parts
+        return jnp.exp((z - top.reshape(-1, *(1,) * (z.ndim - 1))) * scale)
+
+    cut = (
+        jnp.where(nucleus(logits * scale, top_p, top_k) > -jnp.inf, logits, -jnp.inf) if top_k or top_p < 1 else logits
+    )
     u = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys)
-    # one branch runs: over a large vocabulary each is a pass over all logits
-    token = jax.lax.cond(greedy, lambda: jnp.argmax(z, -1), lambda: search(p, u)).astype(jnp.int32)
-    return token, jnp.take_along_axis(z, token[:, None], -1)[:, 0] - top - jnp.log(e.sum(-1))
+    token, total = search(cut, weight, u)
+    # one branch runs: over a large vocabulary this is a pass over all logits
+    token = jax.lax.cond(greedy, lambda: jnp.argmax(logits, -1).astype(jnp.int32), lambda: token)
+    if cut is not logits:
+        total = _mass(logits, weight).sum(-1)
+    return token, (jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - top) * scale - jnp.log(total)
 
 
 def nucleus(z: jax.Array, top_p: float, top_k: int) -> jax.Array:
@@ -47,18 +58,33 @@ def nucleus(z: jax.Array, top_p: float, top_k: int) -> jax.Array:
     return z
 
 
-def search(p: jax.Array, u: jax.Array) -> jax.Array:
-    """The first index whose cumulative mass exceeds u·Σp: p f32[B,V] ≥ 0, u f32[B] in [0,1). Never an index of mass 0."""
-    B, V = p.shape
-    if V <= 4 * _BLOCK:
-        return _search(p, u * p.sum(-1))
-    blocks = jnp.pad(p, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
-    mass = blocks.sum(-1)
-    target = u * mass.sum(-1)
-    b = _search(mass, target)
+def search(z: jax.Array, weight: Callable, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The first index whose cumulative weight exceeds u·Σweight(z), never one of weight 0; and that sum.
+
+    z f32[B,V]; `weight` takes scores of any shape [B,…] to their weights ≥ 0, −inf to 0; u f32[B] in [0,1). Returns i32[B], f32[B].
+    """
+    mass, blocks = _mass(z, weight), _blocks(z)
+    total = mass.sum(-1)
+    b = _search(mass, u * total)
     before = jnp.take_along_axis(jnp.cumsum(mass, -1) - mass, b[:, None], -1)[:, 0]
-    inner = jnp.take_along_axis(blocks, b[:, None, None], 1)[:, 0]
-    return b * _BLOCK + _search(inner, jnp.maximum(target - before, 0.0))
+    inner = weight(jnp.take_along_axis(blocks, b[:, None, None], 1)[:, 0])
+    index = b * blocks.shape[-1] + _search(inner, jnp.maximum(u * total - before, 0.0))
+    return index.astype(jnp.int32), total
+
+
+def _blocks(z):
+    """[B,V] -> [B,blocks,entries]; padded with −inf only where the vocabulary's size has no useful divisor."""
+    size = z.shape[-1] if z.shape[-1] <= 4 * _BLOCK else math.gcd(z.shape[-1], 2 * _BLOCK)
+    if size < _BLOCK / 4:
+        size, z = _BLOCK, jnp.pad(z, ((0, 0), (0, -z.shape[-1] % _BLOCK)), constant_values=-jnp.inf)
+    return z.reshape(len(z), -1, size)
+
+
+def _mass(z, weight):
+    """Weight of each block, f32[B,blocks]. (As a product with ones, which a CPU computes in half the time, it would depend on where in
+    the batch a row stands.)
+    """
+    return weight(_blocks(z)).sum(-1)
 
 
 def _search(p, target):
