@@ -283,7 +283,7 @@ class OnPolicySource:
 
     def restore(self, cursor: dict, flight: dict[str, np.ndarray] | None) -> None:
         cursor = dict(cursor)
-        if (before := cursor.pop('problems')) != len(self.questions):
+        if (before := cursor.pop('problems', len(self.questions))) != len(self.questions):
             raise BadInput(
                 f'{self.stage.name} has {len(self.questions)} problems, at the checkpoint it had {before}: its data have changed'
             )
