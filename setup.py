@@ -30,7 +30,7 @@ setuptools.setup(
         'grain>=0.2.12',
         'importlib_resources>=6.0',  # tensorflow-datasets 4.9.10 imports it without requiring it
         'jax>=0.10',
-        'jinja2>=3.1',
+        'jinja2>=3.1.6',  # earlier ones have known ways out of the sandbox
         'numpy>=2.0',
         'optax>=0.2.6',
         'orbax-checkpoint>=0.11.30',

@@ -15,7 +15,7 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
     'gguf': 'weights/gguf.py',
     'grain': 'data/store.py',
     'httpx2': 'rewards/endpoint.py',
-    'jinja2': 'data/tokenizer.py',
+    'jinja2': 'data/chat.py',
     'latex2sympy2_extended': 'rewards/formulas.py',
     'math_verify': 'rewards/formulas.py',
     'optax': 'train/optim.py',

@@ -1,4 +1,4 @@
-"""Text to token ids and back: the only door to sentencepiece, tokenizers and Jinja.
+"""Text to token ids and back: the only door to sentencepiece and tokenizers.
 
 In: a SentencePiece `.model` (trained here for the tiny world) or a Hugging Face `tokenizer.json`; a GGUF's tokenizer
 arrives from `r1jax.weights` as vocabulary and merges. Out: one interface, `Tokenizer`.
@@ -15,15 +15,14 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
 import sentencepiece
 import tokenizers
+
+from r1jax.data.chat import ChatTemplateError, render
 
 
 class Tokenizer(abc.ABC):
@@ -38,6 +37,7 @@ class Tokenizer(abc.ABC):
     pad: int
     bos: int | None = None  # only chat templates ask for it
     chat_template: str | None = None
+    special_texts: Sequence[str] = ()  # what `encode` reads as a special token when it is written out
 
     @abc.abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -55,61 +55,83 @@ class Tokenizer(abc.ABC):
     def piece(self, id: int) -> str:
         """The written form of one token, '' if it has none."""
 
-    def chat(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
         """A conversation as model input, by the tokenizer's own template.
 
-        The template comes with downloaded weights, so it runs in Jinja's sandbox, without access to Python objects.
+        What becomes of a system prompt, of tools and of the reasoning in earlier turns is the template's doing, as in
+        transformers' `apply_chat_template`; R1's drops everything up to `</think>` from every assistant's message.
+        The template comes with downloaded weights, so it runs in a process of its own: see `r1jax.data.chat`.
 
         Args:
-          messages: `{'role': 'system' | 'user' | 'assistant', 'content': text}`, in order.
+          messages: `{'role': 'system' | 'user' | 'assistant' | 'tool', 'content': text}`, in order, and whatever else a
+            template reads, such as `tool_calls` or `reasoning_content`; plain data.
           add_generation_prompt: end with the header of the assistant's turn.
+          tools: JSON schemas of functions, for templates that present them.
+          variables: what a template reads besides, such as `enable_thinking=False` (Qwen3), `date_string='1 Jan 2026'`
+            (Llama 3).
 
         Raises:
-          ValueError: there is no template, or it rejects the messages.
+          ValueError: there is no template, or it rejects the messages, or it passes a limit on time or memory.
         """
         if not self.chat_template:
             raise ValueError('this tokenizer has no chat template: use one that needs none, such as template.r1_zero')
         special = {'bos_token': '' if self.bos is None else self.piece(self.bos), 'eos_token': self.piece(self.eos)}
+        seen = {'messages': list(messages), 'tools': tools, 'add_generation_prompt': add_generation_prompt}
         try:
-            template = _jinja.from_string(self.chat_template)
-            return template.render(messages=list(messages), add_generation_prompt=add_generation_prompt, **special)
-        except jinja2.TemplateError as error:
-            raise ValueError(
-                f'the chat template fails on roles {[m.get("role") for m in messages]}: {error}'
-            ) from error
+            return render(self.chat_template, special | variables | seen)
+        except ChatTemplateError as error:
+            roles = [m.get('role') for m in messages]
+            raise ValueError(f'the chat template fails on roles {roles}: {error}') from error
 
-    def chat_ids(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
         """The ids of a conversation in which every message is text and nothing else.
 
         `encode(chat(messages))` would read `<|im_end|>` in a message as the end of it, so whoever writes a message
-        could speak in another's turn. Here the template is filled with marks, and the messages are encoded in their
-        place by `encode_text`. So a template sees no message: it cannot trim one or drop its reasoning.
+        could speak in another's turn. Here every special token that is written out in a message or a tool is put between
+        two marks before the template runs, and what the marks enclose is encoded by `encode_text`. Without such a
+        token the ids are those of `encode(chat(...))`.
+
+        Args: as `chat`.
 
         Raises:
           ValueError: as `chat`.
         """
-        marked = [m | {'content': _MARK.format(i)} for i, m in enumerate(messages)]
-        pieces = _MARKS.split(self.chat(marked, add_generation_prompt))  # template, number, template, number, …
+        given = json.dumps([list(messages), tools], ensure_ascii=False, default=str)
+        known = [text for text in self.special_texts if json.dumps(text, ensure_ascii=False)[1:-1] in given]
+        if not known:
+            return self.encode(self.chat(messages, add_generation_prompt, tools, **variables))
+        # of a private use area, and in no message: so no message can bring marks along
+        start, end = [c for c in map(chr, range(0xF0000, 0xF1000)) if c not in given][:2]
+        special = re.compile('|'.join(map(re.escape, sorted(known, key=len, reverse=True))))
+        messages, tools = _each_text([messages, tools], lambda text: special.sub(rf'{start}\g<0>{end}', text))
+        pieces = re.split(f'{start}(.*?){end}', self.chat(messages, add_generation_prompt, tools, **variables))
         ids = []
-        for i, piece in enumerate(pieces):
-            ids += self.encode_text(messages[int(piece)]['content']) if i % 2 else self.encode(piece)
+        for i, piece in enumerate(pieces):  # template, token, template, token, …
+            ids += self.encode_text(piece) if i % 2 else self.encode(piece)
         return ids
 
 
-_MARK = '\ue000{}\ue001'  # of Unicode's private use area, so that no template has it
-_MARKS = re.compile(_MARK.format(r'(\d+)'))
-
-
-def _reject(message: str):
-    raise jinja2.TemplateError(message)
-
-
-# The settings with which chat templates are written (those of transformers' apply_chat_template).
-_jinja = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-)
-_jinja.globals['raise_exception'] = _reject
-_jinja.filters['tojson'] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with every text in it changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_each_text(key, change): _each_text(each, change) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_each_text(each, change) for each in value]
+    return value
 
 
 class SentencePiece(Tokenizer):
@@ -256,6 +278,10 @@ class HFTokenizer(Tokenizer):
         copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
         copy.encode_special_tokens = True
         return copy
+
+    @functools.cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        return tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids if 0 <= i < self.vocab_size], skip_special_tokens=True)
