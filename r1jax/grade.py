@@ -16,7 +16,8 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from r1jax.data.datasets import field, json_lines
+from r1jax.data.datasets import field
+from r1jax.data.rows import json_lines
 from r1jax.rewards import accuracy
 from r1jax.rewards.combine import marked
 from r1jax.rewards.pool import Grade, Pool

@@ -21,6 +21,7 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
     'optax': 'train/optim.py',
     'orbax': 'train/checkpoint.py',
     'py3langid': 'rewards/language.py',
+    'pyarrow': 'data/rows.py',
     'reasoning_gym': 'data/datasets.py',
     'rich': 'train/live.py',
     'sentencepiece': 'data/tokenizer.py',
@@ -29,6 +30,7 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
     'tensorflow_datasets': 'data/datasets.py',
     'tokenizers': 'data/tokenizer.py',
     'tyro': 'cli.py',
+    'yaml': 'data/rows.py',
 }
 
 _NN = {'types', 'config', 'sharding'}

@@ -4,9 +4,9 @@ A source is a frozen dataclass with `load()`, so that it can be written into con
 builders), `JSONLines` and `JSONLinesExamples` (files), `ReasoningGym` (procedural tasks). The tiny world's own are in
 `r1jax.data.tiny` and go through `prepared`, which keeps what a seed generates as a TFDS dataset.
 
-TFDS is used through data sources over ArrayRecord files, with no tensorflow. Sources are read whole into lists: what
-the recipe learns from fits in memory, and a broken row is found before training instead of during it. Left out for
-that reason: streaming.
+TFDS is used through data sources over ArrayRecord files, with no tensorflow. Every row is read before training, so that a
+broken one is found there. The sources here are lists, but for large TFDS datasets; files that do not fit in memory are for
+`r1jax.data.table`.
 
 Both libraries are imported where they are used, since the command line has to answer `--help` quickly.
 """
@@ -19,18 +19,19 @@ import functools
 import hashlib
 import importlib
 import io
-import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from r1jax.data.rows import Row, json_lines
+from r1jax.data.stored import Made
 from r1jax.types import Example, Problem
 
-Row = dict[str, Any]
+LARGE = 100_000  # rows of a TFDS dataset from which on they stay on disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,8 @@ class TFDS:
     answer_after: str = ''  # the answer is what follows the last of these marks; '': the whole field
     kind: str = 'math'
 
-    def load(self) -> list[Problem]:
-        """Reads the split.
+    def load(self) -> Sequence[Problem]:
+        """Reads the split: into memory, or if it is large, row by row when asked for.
 
         Raises:
           ValueError: no such dataset, split or field; it cannot be prepared; or it has no rows.
@@ -60,17 +61,22 @@ class TFDS:
             importlib.import_module(f'tensorflow_datasets.{group}')
         make = functools.partial(tfds.builder, self.name, data_dir=_data_dir(), file_format='array_record')
         try:
-            rows = _read(make, self.split, self.name)
+            rows = _open(make, self.split, self.name)
         except tfds.core.registered.DatasetNotFoundError as error:
             raise ValueError(f'TFDS has no dataset {self.name!r}: see tfds.list_builders()') from error
-        problems = []
-        for i, row in enumerate(rows):
-            where = f'{self.name}/{self.split} row {i}'
-            answer = str(field(row, self.answer_field, where))
-            if self.answer_after:
-                answer = answer.rpartition(self.answer_after)[2].strip()
-            problems.append(Problem(i, str(field(row, self.prompt_field, where)), answer, self.kind))
+        problems = Made(range(len(rows)), lambda i: self._problem(i, _decoded(rows[i])))
+        if len(problems) <= LARGE:
+            return list(problems)
+        for _ in problems:  # broken rows are found here
+            pass
         return problems
+
+    def _problem(self, i: int, row: Row) -> Problem:
+        where = f'{self.name}/{self.split} row {i}'
+        answer = str(field(row, self.answer_field, where))
+        if self.answer_after:
+            answer = answer.rpartition(self.answer_after)[2].strip()
+        return Problem(i, str(field(row, self.prompt_field, where)), answer, self.kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +244,17 @@ def _generated_builder() -> tuple[type, type]:
 
 
 def _read(make: Callable[[], Any], split: str, origin: str) -> list[Row]:
-    """All rows of a split of the builder that `make` makes, strings decoded; downloads or generates what is missing."""
+    """All rows of a split of the builder that `make` makes."""
+    data = _open(make, split, origin)
+    return [_decoded(row) for row in data.__getitems__(range(len(data)))]
+
+
+def _decoded(row: Row) -> Row:
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()}
+
+
+def _open(make: Callable[[], Any], split: str, origin: str) -> Sequence[Row]:
+    """A split of the builder that `make` makes, to be read in any order; downloads or generates what is missing."""
     builder = make()
     try:
         builder.download_and_prepare(file_format='array_record')
@@ -249,10 +265,7 @@ def _read(make: Callable[[], Any], split: str, origin: str) -> list[Row]:
             raise ValueError(f'cannot prepare {origin} in {folder} (TFDS_DATA_DIR sets another): {error}') from error
     if split.partition('[')[0] not in builder.info.splits:
         raise ValueError(f'{origin} has no split {split!r}: it has {", ".join(sorted(builder.info.splits))}')
-    data = builder.as_data_source(split)
-    rows = data.__getitems__(range(len(data))) if len(data) else []
-    texts = [{k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()} for row in rows]
-    return _not_empty(texts, f'{origin} split {split!r}')
+    return _not_empty(builder.as_data_source(split), f'{origin} split {split!r}')
 
 
 def _data_dir() -> str | None:
@@ -277,30 +290,13 @@ def _quiet() -> Iterator[None]:
         tfds.enable_progress_bar()
 
 
-def json_lines(path: str) -> Iterator[tuple[int, Row]]:
-    """The objects of a file with their 1-based line numbers; blank lines are passed over."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'dataset {path} does not exist: give the path of a JSON lines file')
-    with open(path, 'rb') as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f'{path}:{number}: not a JSON line: {error}') from error
-            if not isinstance(row, dict):
-                raise ValueError(f'{path}:{number}: expected a JSON object, found {type(row).__name__}')
-            yield number, row
-
-
 def field(row: Row, name: str, where: str) -> Any:
     if name not in row:
         raise ValueError(f'{where}: no field {name!r}: it has {", ".join(map(repr, row))}')
     return row[name]
 
 
-def _not_empty(items: list, origin: str) -> list:
-    if not items:
+def _not_empty(items: Sequence, origin: str) -> Sequence:
+    if not len(items):
         raise ValueError(f'{origin} is an empty dataset: nothing to learn from or to measure')
     return items

@@ -36,6 +36,16 @@ def plain(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
     return problem.prompt
 
 
+def chat(problem: Problem, tokenizer: Tokenizer) -> str:
+    """The problem in the tokenizer's own chat template: its conversation, where it came with one (`meta['messages']`, see
+    `r1jax.data.table`), else the question as the user's turn.
+
+    Raises:
+      ValueError: the tokenizer has no chat template, or it rejects the messages.
+    """
+    return tokenizer.chat(problem.meta.get('messages') or [{'role': 'user', 'content': problem.prompt}])
+
+
 def exchange(problem: Problem, response: str, tokenizer: Tokenizer) -> list[int]:
     """A question and an answer to it as a reward model reads them: ids of the chat template, or without one of the
     question, a newline and the answer; the end token is last. What was written stays text: see `Tokenizer.chat_ids`.

@@ -20,6 +20,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from r1jax.data.braces import braced
 from r1jax.data.datasets import gym_task
 from r1jax.types import Problem, Response
 
@@ -27,7 +28,6 @@ LONGEST = 64  # characters of a number that is still read: Python's big numbers 
 EXPONENT = 64  # largest power of ten of a number that is still read
 
 _BOX = '\\boxed{'
-_BRACE = re.compile('[{}]')
 _DECIMAL = r'[+-]?(?:\d+(?:,\d{3})*(?:\.\d*)?|\.\d+)'
 _NUMBER = re.compile(rf'({_DECIMAL})(?:e([+-]?\d{{1,4}}))?(?:\s*/\s*({_DECIMAL}))?', re.ASCII | re.IGNORECASE)
 IN_TEXT = re.compile(r'(?<![\w.,/])[+-]?(?:\d+(?:,\d+)*(?:\.\d+)?|\.\d+)(?:/\d+)?', re.ASCII)
@@ -49,13 +49,8 @@ def last_box(text: str) -> tuple[int, str] | None:
     begin = text.rfind(_BOX)
     if begin < 0:
         return None
-    start = begin + len(_BOX)
-    depth = 1
-    for brace in _BRACE.finditer(text, start):
-        depth += 1 if brace[0] == '{' else -1
-        if not depth:
-            return begin, text[start : brace.start()].strip()
-    return None
+    inside = braced(text, begin + len(_BOX))
+    return None if inside is None else (begin, inside)
 
 
 def exact(problem: Problem, response: Response) -> float:

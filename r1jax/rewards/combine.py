@@ -124,6 +124,9 @@ def applies(part: Part, problem: Problem) -> bool:
     return not part.kinds or problem.kind in part.kinds
 
 
+_TOGETHER = 10_000  # problems that are in memory while they are looked through
+
+
 def unfit(problems: Sequence[Problem], parts: Sequence[Part], pool: Pool) -> dict[int, str]:
     """Problems that a part could never grade, such as one whose ground truth cannot be read: index -> why.
 
@@ -131,12 +134,14 @@ def unfit(problems: Sequence[Problem], parts: Sequence[Part], pool: Pool) -> dic
     """
     found: dict[int, str] = {}
     for part in (part for part in parts if hasattr(part.fn, 'check')):
-        rows = [i for i, p in enumerate(problems) if i not in found and applies(part, p)]
-        items, fn = [(problems[i], Response('', 0, True)) for i in rows], Check(part.fn)
-        # time enough on a busy machine: which problems remain must not depend on it
-        grades = pool.grade(fn, items, 10 * part.deadline) if part.deadline else _inline(fn, items)
-        wrong = {i: grade.detail or grade.outcome for i, grade in zip(rows, grades, strict=True) if grade.value != 1}
-        found |= {i: f'{part.name}: {why}' for i, why in wrong.items()}
+        for start in range(0, len(problems), _TOGETHER):
+            some = {i: problems[i] for i in range(start, min(start + _TOGETHER, len(problems))) if i not in found}
+            rows = [i for i, p in some.items() if applies(part, p)]
+            items, fn = [(some[i], Response('', 0, True)) for i in rows], Check(part.fn)
+            # time enough on a busy machine: which problems remain must not depend on it
+            grades = pool.grade(fn, items, 10 * part.deadline) if part.deadline else _inline(fn, items)
+            wrong = {i: g.detail or g.outcome for i, g in zip(rows, grades, strict=True) if g.value != 1}
+            found |= {i: f'{part.name}: {why}' for i, why in wrong.items()}
     return found
 
 

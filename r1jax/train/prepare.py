@@ -12,13 +12,14 @@ from typing import Any
 from r1jax import weights
 from r1jax.checks import from_weights, validate
 from r1jax.config import Eval, ModelConfig, OnPolicy, Part, Recipe, SampleConfig, Stage
+from r1jax.data.stored import Made
 from r1jax.evals.run import Measure
 from r1jax.rewards.combine import applies, unfit
 from r1jax.rewards.pool import Pool
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput
 from r1jax.train.phases import derive, longest
-from r1jax.types import Problem
+from r1jax.types import Example, Problem
 
 Tokens = Sequence[int]
 
@@ -134,7 +135,8 @@ def _fit(
     if len(wrong) == len(problems):
         raise BadInput(f'{where}: {count}; problem {problems[first].id}: {why}')
     notes.append(f'{where}: {count}; the first is {problems[first].id}: {why}')
-    return [problem for i, problem in enumerate(problems) if i not in wrong]
+    kept = [i for i in range(len(problems)) if i not in wrong]
+    return [problems[i] for i in kept] if isinstance(problems, (list, tuple)) else Made(kept, problems.__getitem__)
 
 
 def _load(where: str, source) -> Sequence:
@@ -144,8 +146,11 @@ def _load(where: str, source) -> Sequence:
     return items
 
 
-def _prompts(where: str, recipe: Recipe, problems: Sequence[Problem], tokenizer, cfg: SampleConfig) -> list[Tokens]:
-    prompts = [tokenizer.encode(_blamed(where, lambda p=p: recipe.template(p, tokenizer))) for p in problems]
+def _prompts(where: str, recipe: Recipe, problems: Sequence[Problem], tokenizer, cfg: SampleConfig) -> Sequence[Tokens]:
+    def encode(p: Problem) -> Tokens:
+        return tokenizer.encode(_blamed(where, lambda: recipe.template(p, tokenizer)))
+
+    prompts = _made(problems, encode)
     for p, tokens in zip(problems, prompts, strict=True):
         if not 0 < len(tokens) <= cfg.max_prompt:
             raise BadInput(
@@ -155,15 +160,21 @@ def _prompts(where: str, recipe: Recipe, problems: Sequence[Problem], tokenizer,
     return prompts
 
 
-def _examples(stage: Stage, tokenizer) -> list[tuple[Tokens, Tokens]]:
-    pairs = []
-    for i, example in enumerate(_load(f'stage {stage.name}', stage.source.examples)):
+def _made(items: Sequence, make) -> Sequence:
+    """What `make` makes of each item: at once of a list; of what is on disk because memory has no room for it, when asked."""
+    return [make(item) for item in items] if isinstance(items, (list, tuple)) else Made(items, make)
+
+
+def _examples(stage: Stage, tokenizer) -> Sequence[tuple[Tokens, Tokens]]:
+    def encode(example: Example) -> tuple[Tokens, Tokens]:
         prompt = tokenizer.encode(example.prompt) or [tokenizer.eos]  # a text on its own follows the end of another
-        response = [*tokenizer.encode(example.response), tokenizer.eos]
+        return prompt, [*tokenizer.encode(example.response), tokenizer.eos]
+
+    pairs = _made(_load(f'stage {stage.name}', stage.source.examples), encode)
+    for i, (prompt, response) in enumerate(pairs):
         name, room = ('block', stage.rows.block) if stage.rows.block else ('length', stage.rows.length)
         if (size := len(prompt) + len(response)) > room:
             raise BadInput(f'stage {stage.name}: example {i} has {size} tokens, rows.{name}={room}')
-        pairs.append((prompt, response))
     return pairs
 
 

@@ -91,7 +91,8 @@ class OnPolicySource:
         assert isinstance(stage.source, OnPolicy) and isinstance(stage.loss, GRPO)
         self.stage, self.cfg, self.loss = stage, stage.source, stage.loss
         self.sampler, self.tokenizer, self.logprobs, self.seed, self.pool = sampler, tokenizer, logprobs, seed, pool
-        self.questions = list(zip(problems, prompts, strict=True))
+        assert len(problems) == len(prompts)
+        self.problems, self.prompts = problems, prompts  # perhaps on disk: read when their turn comes
         self.data = store.ordered(range(len(problems)), derive(seed, 'order'))
         self.updates_a_rollout = self.cfg.minibatches * self.cfg.inner_epochs
         self.position = self.rollouts = self.used = 0
@@ -180,7 +181,7 @@ class OnPolicySource:
         chosen: list[tuple[Problem, Tokens]] = []
         while missing := self.cfg.questions - len(chosen):
             more, self.position = store.take(self.data, self.position, missing)
-            pairs = [self.questions[i] for i in more]
+            pairs = [(self.problems[i], self.prompts[i]) for i in more]
             chosen += [pair for pair in pairs if any(applies(part, pair[0]) for part in rewards)]
         return chosen
 

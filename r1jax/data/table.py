@@ -1,0 +1,265 @@
+"""Problems and examples of tables that need not fit in memory.
+
+    Table('data/deepscaler.json', Fields('problem', 'answer'), where=(('difficulty', 'hard'),)).load()
+
+At the first use every row is read once: mapped, checked, filtered, and what is left is stored in the cache folder, from
+where items are read one by one (`r1jax.data.stored`). So a broken row is found before training, memory stays small, and
+later runs start at once. An id is the row's number in its source, before filters: limits and filters change no id.
+
+What is read: see `r1jax.data.rows`. A field is named by its dotted path, 'reward_model.ground_truth' or 'prompt.0.content';
+where a path goes on into a text, the text is read as JSON, since many datasets keep objects so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from r1jax.data import rows, stored
+from r1jax.data.braces import boxed
+from r1jax.types import Example, Problem
+
+LETTERS = 'ABCDEFGHIJ'
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """How a row becomes a problem. Names are dotted paths."""
+
+    prompt: str = (
+        'problem'  # a text; or chat messages: the last of the user's is the prompt, all go to meta['messages']
+    )
+    answer: str = 'answer'  # '': there is none, as where tests in `meta` decide
+    answer_after: str = ''  # the answer is what follows the last of these marks
+    answer_boxed: bool = False  # the answer is in the last \\boxed{…}, as in MATH's solutions
+    wrong: tuple[str, ...] = ()  # further fields with wrong answers: a question of choice, answered by a letter
+    without: tuple[str, ...] = ()  # texts that are taken off the prompt's start and end where they are there
+    skip: tuple[str, ...] = ()  # rows with these answers are left out, as 'proof'; '' stands for a missing one
+    kind: str = 'math'  # of all problems, or
+    kind_field: str = ''  # its field, and
+    kinds: tuple[
+        tuple[str, str], ...
+    ] = ()  # what its values mean: (value, kind); values not listed are kinds themselves
+    language: str = 'en'  # of all problems, or
+    language_field: str = ''  # its field
+    meta: tuple[str, ...] = ()  # fields that are kept in Problem.meta by their name
+
+    @property
+    def names(self) -> list[str]:
+        named = (self.prompt, self.answer, *self.wrong, self.kind_field, self.language_field, *self.meta)
+        return [name for name in named if name]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    path: str  # a file, a pattern or a folder: see `r1jax.data.rows`
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(_Source):
+    """Problems of a table."""
+
+    fields: Fields = Fields()
+    split: str = ''  # of a folder
+    config: str = ''  # of a folder
+    where: tuple[tuple[str, Any], ...] = ()  # (field, value): only rows in which all hold; a tuple: any of its values
+    kinds: tuple[str, ...] = ()  # only problems of these; (): all
+    languages: tuple[str, ...] = ()
+    unique: bool = False  # of problems with one prompt only the first
+    limit: int = 0  # the first so many of what is left; 0: all
+
+    def load(self) -> Sequence[Problem]:
+        """The problems, read when asked for.
+
+        Raises:
+          FileNotFoundError: there is nothing at `path`.
+          ImportError: pyarrow is missing and the files need it.
+          ValueError: a broken file, a missing field or answer, with file, row and field; no such split; or nothing is left.
+        """
+        return _load(self, self._values, lambda value: Problem(*value))
+
+    def _values(self, files: Sequence[Path], notes: dict[str, Any]) -> Iterator[list]:
+        notes |= {'rows': 0, 'skipped': 0, 'repeated': 0}
+        seen: set[bytes] = set()
+        for i, place, row in _chosen(files, self.where, self.fields.names, notes):
+            value = _problem(i, row, self.fields, place)
+            if value is None:
+                notes['skipped'] += 1
+                continue
+            _, prompt, _, kind, language, _ = value
+            if (self.kinds and kind not in self.kinds) or (self.languages and language not in self.languages):
+                continue
+            if self.unique:
+                digest = hashlib.sha256(prompt.encode()).digest()[:16]
+                if digest in seen:
+                    notes['repeated'] += 1
+                    continue
+                seen.add(digest)
+            yield value
+
+
+@dataclasses.dataclass(frozen=True)
+class TableExamples(_Source):
+    """Stored texts of a table: a prompt and its response, or chat messages of one exchange."""
+
+    prompt: str = 'prompt'  # field names; '' for plain text, all of which is learned
+    response: str = 'response'
+    messages: str = ''  # instead of the two: a field with one message of the user and the assistant's answer
+    split: str = ''
+    config: str = ''
+    where: tuple[tuple[str, Any], ...] = ()
+    limit: int = 0
+
+    def load(self) -> Sequence[Example]:
+        """The examples, read when asked for; raises as `Table.load`."""
+        return _load(self, self._values, lambda value: Example(*value))
+
+    def _values(self, files: Sequence[Path], notes: dict[str, Any]) -> Iterator[list]:
+        names = [self.messages] if self.messages else [n for n in (self.prompt, self.response) if n]
+        for _, place, row in _chosen(files, self.where, names, notes):
+            if self.messages:
+                turns = [(turn['role'], turn['content']) for turn in _messages(row, self.messages, place)]
+                if [role for role, _ in turns] != ['user', 'assistant']:
+                    said = f'has the roles {[role for role, _ in turns]}'
+                    raise ValueError(
+                        f"{place}: field {self.messages!r} {said}, and an example is ['user', 'assistant']"
+                    )
+                yield [text for _, text in turns]
+            else:
+                prompt = _text(row, self.prompt, place) if self.prompt else ''
+                yield [prompt, _text(row, self.response, place)]
+
+
+def _load(source: Any, values: Any, decode: Any) -> stored.Stored:
+    files = rows.files(source.path, source.split, source.config)
+    code = [Path(module).read_bytes() for module in (__file__, rows.__file__)]  # a changed reader reads anew
+
+    def limited(notes: dict[str, Any]) -> Iterator[Any]:
+        for kept, value in enumerate(values(files, notes), 1):
+            yield value
+            if kept == source.limit:
+                return
+
+    digest = hashlib.sha256(b''.join(code)).hexdigest()
+    items = stored.stored([digest, source, *files], limited, decode)
+    if not len(items):
+        raise ValueError(f'{source.path} has no row that {source} asks for, of {items.notes.get("rows")}')
+    return items
+
+
+def _chosen(
+    files: Sequence[Path], where, names: Sequence[str], notes: dict[str, Any]
+) -> Iterator[tuple[int, str, rows.Row]]:
+    """Rows for which `where` holds, with their number over all files and their place."""
+    wanted = [*names, *(name for name, _ in where)]
+    number = 0
+    for file in files:
+        for place, row in rows.read(file, wanted):
+            if all(_is(_value(row, name, place), value) for name, value in where):
+                yield number, place, row
+            number += 1
+            notes['rows'] = number
+
+
+def _is(found: Any, wanted: Any) -> bool:
+    return found in wanted if isinstance(wanted, tuple) else found == wanted
+
+
+def _value(row: Any, name: str, place: str) -> Any:
+    """The value at a dotted path."""
+    if name in row:  # a column's own name may have dots
+        return row[name]
+    value = row
+    for i, part in enumerate(name.split('.')):
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                before = '.'.join(name.split('.')[:i])
+                raise ValueError(f'{place}: no field {name!r}: {before!r} is no JSON: {error}') from error
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            has = ', '.join(map(repr, value)) if isinstance(value, Mapping) else type(value).__name__
+            raise ValueError(f'{place}: no field {name!r}: it has {has}')
+    return value
+
+
+def _text(row: rows.Row, name: str, place: str) -> str:
+    value = _value(row, name, place)
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, (list, dict)):
+        raise ValueError(f'{place}: field {name!r} is {type(value).__name__}, and a text or a number was expected')
+    return str(value)
+
+
+def _messages(row: rows.Row, name: str, place: str) -> list[dict[str, str]]:
+    value = _value(row, name, place)
+    shaped = isinstance(value, list) and all(
+        isinstance(turn, Mapping) and isinstance(turn.get('role'), str) and isinstance(turn.get('content'), str)
+        for turn in value
+    )
+    if not shaped:
+        raise ValueError(f"{place}: field {name!r} has no messages: a list of {{'role': …, 'content': …}} was expected")
+    return [{'role': turn['role'], 'content': turn['content']} for turn in value]
+
+
+def _problem(number: int, row: rows.Row, fields: Fields, place: str) -> list | None:
+    """The fields of a Problem in their order, or None if its answer is one to skip."""
+    meta: dict[str, Any] = {name: _value(row, name, place) for name in fields.meta}
+    if isinstance(_value(row, fields.prompt, place), list):
+        turns = _messages(row, fields.prompt, place)
+        asked = [turn['content'] for turn in turns if turn['role'] == 'user']
+        if not asked:
+            raise ValueError(f'{place}: field {fields.prompt!r} has no message of the user')
+        prompt = asked[-1]
+        if len(turns) > 1:
+            meta['messages'] = turns
+    else:
+        prompt = _text(row, fields.prompt, place)
+    for text in fields.without:
+        prompt = prompt.removeprefix(text).removesuffix(text)
+    answer = _answer(row, fields, place)
+    if answer in fields.skip:
+        return None
+    if fields.answer and not answer:
+        raise ValueError(
+            f"{place}: field {fields.answer!r} has no answer: {_value(row, fields.answer, place)!r:.80}; add '' to skip"
+        )
+    if fields.wrong:
+        prompt, answer = _choice(prompt, answer, [_text(row, name, place) for name in fields.wrong])
+    kind = _text(row, fields.kind_field, place) if fields.kind_field else fields.kind
+    language = _text(row, fields.language_field, place) if fields.language_field else fields.language
+    return [number, prompt, answer, dict(fields.kinds).get(kind, kind), language, meta]
+
+
+def _answer(row: rows.Row, fields: Fields, place: str) -> str:
+    if not fields.answer:
+        return ''
+    value = _value(row, fields.answer, place)
+    if value is None:
+        return ''
+    answer = _text(row, fields.answer, place)
+    if fields.answer_after:
+        answer = answer.rpartition(fields.answer_after)[2]
+    if fields.answer_boxed:
+        answer = boxed(answer) or ''
+    return answer.strip()
+
+
+def _choice(question: str, right: str, wrong: Sequence[str]) -> tuple[str, str]:
+    """A question with lettered options, and the letter of the right one. The order is by a hash: the same in every run,
+    and the right one is at no place more often than at another.
+    """
+    options = sorted(
+        {right, *(text.strip() for text in wrong)}, key=lambda o: hashlib.sha256(f'{question}\0{o}'.encode()).digest()
+    )
+    lines = [f'{letter}. {option}' for letter, option in zip(LETTERS, options, strict=False)]
+    return '\n'.join([question.strip(), '', *lines]), LETTERS[options.index(right)]
