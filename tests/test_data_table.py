@@ -1,5 +1,6 @@
 """Tables on disk as sequences of problems: what is read, in which order, at what cost, and what is said of broken ones."""
 
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -12,10 +13,14 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+import toy
 
 from r1jax.data import datasets, rows, store, stored, template
 from r1jax.data.table import Fields, Table, TableExamples, boxed
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.settings import BadInput
+from r1jax.train.prepare import prepare
+from r1jax.train.source import StoredSource
 from r1jax.types import Example, Problem
 
 SAVED = str(pathlib.Path(__file__).parent / 'golden' / 'saved')  # by datasets 5.2.0, DatasetDict.save_to_disk
@@ -377,3 +382,48 @@ def test_memory_is_bounded_by_far_less_than_the_file(tmp_path):
     count, total, grown = map(int, ran.stdout.split())
     assert size > 110e6 and (count, total) == (60_000, 20_000 * 2000)
     assert grown < size / 2  # 40 MB here; with what pyarrow keeps by default, or reads at once, more than the file
+
+
+# --- in a run
+
+
+def on_disk(tmp_path) -> tuple:
+    """The toy's recipe with its questions and texts in tables, and the same in lists."""
+    questions = lines(tmp_path / 'q.jsonl', [{'problem': f'{i}+1=', 'answer': f'{i + 1}'} for i in range(9)])
+    texts = lines(tmp_path / 't.jsonl', [{'prompt': f'{i}+1=', 'response': f'{i + 1}'} for i in range(9)])
+
+    def recipe(problems, examples):
+        base, zero = toy.recipe().stages
+        base = dataclasses.replace(base, source=dataclasses.replace(base.source, examples=examples), evals=())
+        zero = dataclasses.replace(zero, source=dataclasses.replace(zero.source, problems=problems), evals=())
+        return dataclasses.replace(toy.recipe(), stages=(base, zero))
+
+    tables = recipe(Table(questions), TableExamples(texts))
+    return tables, recipe(datasets.JSONLines(questions), datasets.JSONLinesExamples(texts))
+
+
+def test_a_run_reads_tables_as_it_reads_lists_and_resumes_in_them(tmp_path):
+    (tables, lists) = (prepare(recipe, str(tmp_path), ('base', 'zero'), 8).jobs for recipe in on_disk(tmp_path))
+    assert isinstance(tables[0].examples, stored.Made) and isinstance(tables[1].prompts, stored.Made)
+    assert list(tables[0].examples) == lists[0].examples and list(tables[1].prompts) == lists[1].prompts
+    assert list(tables[1].problems) == lists[1].problems
+
+    def source(job):
+        return StoredSource(job.stage.source, job.examples, seed=3)
+
+    def tokens(source, steps):
+        return [[(*i.prompt, *i.response) for i in source.next_items(None, None, 0)[0]] for _ in range(steps)]
+
+    whole = tokens(source(lists[0]), 5)
+    first = source(tables[0])
+    begun = tokens(first, 2)
+    resumed = source(tables[0])
+    resumed.restore(first.cursor(), first.flight())
+    assert begun + tokens(resumed, 3) == whole
+
+
+def test_a_prompt_in_a_table_that_does_not_fit_is_found_before_the_run(tmp_path):
+    recipe, _ = on_disk(tmp_path)
+    lines(tmp_path / 'q.jsonl', [*asked(3), {'problem': '1+' * 20, 'answer': '2'}])
+    with pytest.raises(BadInput, match=r'the prompt of problem 3 has 40 tokens, sample\.max_prompt=16'):
+        prepare(recipe, str(tmp_path), ('zero',), 8)

@@ -5,7 +5,7 @@ In: the Jinja source that comes with a tokenizer, and the conversation as plain 
 A template is downloaded with weights, and Jinja's sandbox alone bounds neither time nor memory: two nested loops run for
 hours, one multiplication of a string fills the machine, and neither can be stopped inside Python. So templates run in a
 process of their own, which starts at the first use (about 0.1 s), is kept, and is killed at a limit. It gets data as
-JSON, so that no object of ours has methods there; an environment of three variables; and after its start no further file
+JSON, so that no object of ours has methods there; of our environment what Python needs to start; and after its start no further file
 or socket can be opened. One hostile template costs one process; the next call starts another.
 
 Where the system has no `resource` (Windows) there is no limit on memory, and the clock of the wall is the one on time.
@@ -68,7 +68,7 @@ class _Worker:
     """The process that runs templates."""
 
     def __init__(self):
-        kept = {name: os.environ[name] for name in ('PATH', 'PYTHONPATH', 'SYSTEMROOT') if name in os.environ}
+        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         command = [sys.executable, '-P', __file__]  # -P: our neighbours here are not to be imported as `datasets`
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=kept)
@@ -120,6 +120,7 @@ class _Worker:
         self.process.stdout.close()
 
 
+_ENVIRONMENT = ('PATH', 'PYTHONPATH', 'PYTHONHOME', 'LD_LIBRARY_PATH', 'DYLD_LIBRARY_PATH', 'SYSTEMROOT', 'TZ')
 _SIGXCPU = 24  # on Linux and macOS; Windows has none
 _lock = threading.Lock()
 _running: _Worker | None = None
