@@ -11,7 +11,7 @@ from r1jax.data import sets
 from r1jax.data.sets import SETS, Named
 from r1jax.data.table import Fields, Table
 from r1jax.record import to_json
-from r1jax.rewards import accuracy
+from r1jax.rewards import accuracy, choice
 from r1jax.types import Response
 
 HERE = pathlib.Path(__file__).parents
@@ -41,6 +41,9 @@ DAPO = (
 CONTENT = [{'role': 'user', 'content': '1+1?'}]
 TESTS = json.dumps({'inputs': ['1\n'], 'outputs': ['2\n']})
 SPLIT, PARQUET = 'data/train-00000-of-00001.parquet', 'data/train-0.parquet'
+PRIME = json.dumps(
+    {'language': 'python', 'test_cases': [{'type': 'stdin_stdout', 'input': '1\n', 'output': '2\n', 'fn_name': None}]}
+)
 IO = {'input': ['1\n'], 'output': ['2\n']}
 
 # name -> (README, file -> rows, what becomes of the first problem: prompt, answer, kind)
@@ -155,7 +158,13 @@ RELEASED = {
         None,
         {
             f'test{n}.jsonl': [
-                {'question_content': 'a', 'public_test_cases': '[]', 'private_test_cases': 'eJw=', 'starter_code': ''}
+                {
+                    'question_content': 'a',
+                    'public_test_cases': json.dumps([{'input': '1\n', 'output': '2', 'testtype': 'stdin'}]),
+                    'private_test_cases': 'eJw=',
+                    'starter_code': '',
+                    'metadata': '{}',
+                }
             ]
             for n in ('', 2)
         },
@@ -163,7 +172,7 @@ RELEASED = {
     ),
     'verifiable_code': (
         TRAIN,
-        {SPLIT: [{'prompt': 'a', 'verification_info': '{"language": "python", "test_cases": []}', 'source': 'apps'}]},
+        {SPLIT: [{'prompt': 'a', 'verification_info': PRIME, 'source': 'apps'}]},
         ('a', '', 'code'),
     ),
     'sciq': (
@@ -242,12 +251,13 @@ def test_each_set_reads_its_released_form(name, tmp_path):
     problem = problems[0]
     assert (problem.prompt, problem.answer, problem.kind) == RELEASED[name][2]
     assert len(problems) == COUNTS.get(name, 1)
-    assert set(problem.meta) == set(Named(name, '').set.fields.meta)
+    made = {'code': {'tests', 'time_limit', 'language'}, 'choice': {'choices'}}.get(problem.kind, set())
+    assert set(problem.meta) - made == set(Named(name, '').set.fields.meta)
     if problem.kind == 'code':
-        assert any(
-            'tests' in key or 'test_cases' in key or key in ('input_output', 'verification_info')
-            for key in problem.meta
-        )
+        assert problem.meta['tests'][0]['input'] == '1\n' and problem.meta['tests'][0]['output'].strip() == '2'
+    if problem.kind == 'choice':
+        assert choice.choice(problem, Response('<answer>w</answer>', 1, True)) == 1.0
+        assert choice.choice(problem, Response('<answer>A</answer>', 1, True)) == 0.0
 
 
 def test_every_set_is_described():

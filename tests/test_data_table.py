@@ -15,9 +15,12 @@ import pyarrow.parquet
 import pytest
 import toy
 
+from r1jax.config import Part
 from r1jax.data import datasets, rows, store, stored, template
-from r1jax.data.table import Fields, Table, TableExamples, boxed
+from r1jax.data.braces import boxed
+from r1jax.data.table import Fields, Table, TableExamples
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.rewards import combine
 from r1jax.settings import BadInput
 from r1jax.train.prepare import prepare
 from r1jax.train.source import StoredSource
@@ -204,6 +207,63 @@ def test_a_question_of_choice_has_its_right_answer_anywhere(tmp_path):
     letters = [p.answer for p in problems]
     assert all(f'\n{p.answer}. yes' in p.prompt and p.prompt.startswith(f'{p.id}?\n\nA. ') for p in problems)
     assert all(30 < letters.count(letter) < 70 for letter in 'ABCD')
+
+
+CODE = Fields('q', '', kind='code', tests=('t',), entry_point='m.name', time_limit='s')
+CALLS = [{'input': '[1]', 'output': '2', 'testtype': 'functional'}]
+
+
+@pytest.mark.parametrize(
+    ('given', 'meta', 'expected'),
+    [
+        (
+            {'inputs': ['1\n', ['2', '3']], 'outputs': ['a', ['b', 'c']]},
+            {},
+            {'tests': [('1\n', 'a'), ('2\n3', 'b\nc')]},
+        ),
+        (
+            '{"fn_name": "f", "inputs": [[1], [2]], "outputs": [[3], 4]}',
+            {},
+            {'tests': [([1], 3), ([2], 4)], 'entry_point': 'f'},
+        ),
+        (CALLS, {'name': 'g'}, {'tests': [('[1]', '2')], 'entry_point': 'g'}),
+        (repr([{'input': 'x', 'output': 'y', 'type': 'stdin_stdout'}]), {'name': 'g'}, {'tests': [('x', 'y')]}),
+        (
+            {'language': 'c++', 'test_cases': '[{"input": "x", "output": "y"}]'},
+            {},
+            {'tests': [('x', 'y')], 'language': 'cpp'},
+        ),
+    ],
+)
+def test_code_problems_get_their_tests_in_the_form_of_the_reward(given, meta, expected, tmp_path):
+    path = lines(tmp_path / 'a.jsonl', [{'q': 'a', 't': given, 'm': meta, 's': {'seconds': 2, 'nanos': 500_000_000}}])
+    (problem,) = Table(path, CODE).load()
+    tests = [{'input': one, 'output': two} for one, two in expected['tests']]
+    assert problem.meta == expected | {'tests': tests, 'time_limit': 2.5} and problem.answer == ''
+
+
+@pytest.mark.parametrize(
+    ('given', 'said'),
+    [
+        ('', "there are no tests in 't'"),
+        ('import os', 'neither JSON nor a Python literal'),
+        ({'inputs': ['1'], 'outputs': []}, '1 inputs of tests have 0 outputs'),
+        ({'cases': 1}, 'none of the forms that are known'),
+        (CALLS, 'a test calls a function, and nothing names it'),
+        (
+            [{'input': '', 'output': '', 'fn_name': name} for name in 'fg'],
+            "call one function or run the program, not .'f', 'g'",
+        ),
+        ({'language': 'cobol', 'test_cases': []}, "programs in 'cobol'"),
+    ],
+)
+def test_code_problems_without_tests_that_run_are_named_or_skipped(given, said, tmp_path):
+    good = {'q': 'a', 't': [{'input': '1', 'output': '2'}], 'm': {}, 's': None}
+    path = lines(tmp_path / 'a.jsonl', [good, good | {'t': given}])
+    with pytest.raises(ValueError, match=rf"a\.jsonl:2: .*{said}.*; add '' to skip"):
+        Table(path, CODE).load()
+    problems = Table(path, dataclasses.replace(CODE, skip=('',))).load()
+    assert len(problems) == 1 and problems.notes['skipped'] == 1
 
 
 @pytest.mark.parametrize('kind', ['parquet', 'jsonl'])
@@ -402,8 +462,40 @@ def on_disk(tmp_path) -> tuple:
     return tables, recipe(datasets.JSONLines(questions), datasets.JSONLinesExamples(texts))
 
 
+def prepared(recipe, tmp_path):
+    return prepare(recipe, str(tmp_path), ('base', 'zero'), 8, pool=None).jobs  # no reward here has a deadline
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd:
+    """Grades nothing whose answer is even."""
+
+    def __call__(self, problem, response) -> float:
+        return 1.0
+
+    def check(self, problem) -> str | None:
+        return None if int(problem.answer) % 2 else 'even'
+
+
+def test_problems_of_a_table_that_cannot_be_graded_are_removed_and_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(combine, '_TOGETHER', 4)
+    base, zero = on_disk(tmp_path)[0].stages
+    source = dataclasses.replace(zero.source, rewards=(Part('accuracy', Odd()),))
+    source = dataclasses.replace(
+        source, problems=dataclasses.replace(source.problems, fields=Fields(skip=('9',)), unique=True)
+    )
+    recipe = dataclasses.replace(toy.recipe(), stages=(base, dataclasses.replace(zero, source=source)))
+    job = prepared(recipe, tmp_path)[1]
+    assert [p.answer for p in job.problems] == ['1', '3', '5', '7'] and isinstance(job.problems, stored.Made)
+    assert job.removed == 4 and [list(tokens) for tokens in job.prompts[1:2]] == [toy.Letters().encode('2+1=')]
+    assert job.notes == (
+        'stage zero: 1 of 9 rows left out, which have no answer that can be checked',
+        'stage zero: 4 of 8 problems removed, which cannot be graded; the first is 1: accuracy: even',
+    )
+
+
 def test_a_run_reads_tables_as_it_reads_lists_and_resumes_in_them(tmp_path):
-    (tables, lists) = (prepare(recipe, str(tmp_path), ('base', 'zero'), 8).jobs for recipe in on_disk(tmp_path))
+    (tables, lists) = (prepared(recipe, tmp_path) for recipe in on_disk(tmp_path))
     assert isinstance(tables[0].examples, stored.Made) and isinstance(tables[1].prompts, stored.Made)
     assert list(tables[0].examples) == lists[0].examples and list(tables[1].prompts) == lists[1].prompts
     assert list(tables[1].problems) == lists[1].problems
@@ -426,4 +518,4 @@ def test_a_prompt_in_a_table_that_does_not_fit_is_found_before_the_run(tmp_path)
     recipe, _ = on_disk(tmp_path)
     lines(tmp_path / 'q.jsonl', [*asked(3), {'problem': '1+' * 20, 'answer': '2'}])
     with pytest.raises(BadInput, match=r'the prompt of problem 3 has 40 tokens, sample\.max_prompt=16'):
-        prepare(recipe, str(tmp_path), ('zero',), 8)
+        prepared(recipe, tmp_path)

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from r1jax.data import sets
+
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 
 
@@ -25,7 +27,38 @@ def test_judge_prints_what_it_says(tmp_path, monkeypatch, capsys):
     assert last.startswith("100 0.0 {'stored': 0, 'calls': 7, 'answered': 400")
 
 
-PRINTING = {'judge.md'}  # pages whose output a test of their own compares
+def test_data_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    page = ' '.join(run('data.md').split())
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 5
+    for line in printed:
+        assert line in page, line
+
+
+def test_data_lists_the_sets_of_the_code():
+    page = (DOCS / 'data.md').read_text(encoding='utf-8')
+    rows = [line for line in page.splitlines() if line.startswith('| `') and '/' in line]
+    assert rows == [set_row(each) for each in sets.SETS]
+
+
+def set_row(each) -> str:
+    use = each.use if each.use == 'train' else f'{each.use} ({each.split or "train"})'
+    cells = [
+        f'`{each.name}`',
+        each.source,
+        each.licence,
+        f'{each.rows:,}',
+        each.reward,
+        use,
+        each.checked or '–',
+        each.note,
+    ]
+    return f'| {" | ".join(cells)} |'
+
+
+PRINTING = {'data.md', 'judge.md'}  # pages whose output a test of their own compares
 
 
 @pytest.mark.parametrize('name', sorted(p.name for p in DOCS.glob('*.md') if p.name not in PRINTING))

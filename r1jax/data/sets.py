@@ -8,7 +8,7 @@ there. What is stated of a set was looked up in November 2026 in stored copies o
 be confirmed there, and the rest is from memory: read the set's own card before relying on it. Licences are those that the
 card states for the collection; a collection of others' problems (contests, textbooks, forums) may not be its to give.
 
-Problems of the kind 'code' have no answer: their tests are in `meta`, in the set's own form.
+Problems of the kind 'code' have no answer: their tests are in `meta`, as `rewards.code.Code` runs them.
 """
 
 from __future__ import annotations
@@ -96,20 +96,22 @@ SETS = (
         note='the mathematics of SYNTHETIC-1, which is Apache-2.0'),
     # code
     Set('apps', 'codeparrot/apps', 'MIT', 5_000,
-        Fields('question', '', kind='code', meta=('input_output', 'starter_code', 'difficulty')),
+        Fields('question', '', kind='code', tests=('input_output',), skip=('',), meta=('starter_code', 'difficulty')),
         note='from Codeforces, Kattis, …; test has 5,000 more', checked='licence, fields'),
     Set('taco', 'BAAI/TACO', 'Apache-2.0', 25_443,
-        Fields('question', '', kind='code', meta=('input_output', 'starter_code', 'difficulty')), config='ALL',
+        Fields('question', '', kind='code', tests=('input_output',), skip=('',), meta=('starter_code', 'difficulty')), config='ALL',
         note="parts keep their sources' licences, APPS and CodeContests among them", checked='licence'),
     Set('code_contests', 'deepmind/code_contests', 'CC-BY-4.0', 13_328,
-        Fields('description', '', kind='code', meta=('public_tests', 'private_tests', 'generated_tests', 'time_limit')),
+        Fields('description', '', kind='code', tests=('public_tests', 'private_tests', 'generated_tests'),
+               time_limit='time_limit', skip=('',)),
         note='AlphaCode; 7.6 GB', checked='licence'),
     Set('livecodebench', 'livecodebench/code_generation_lite', 'CC (version not stated)', 1_055,
-        Fields('question_content', '', kind='code', meta=('public_test_cases', 'private_test_cases', 'starter_code')),
+        Fields('question_content', '', kind='code', tests=('public_test_cases',), entry_point='metadata.func_name',
+               meta=('starter_code',)),
         split='test', use='measure', checked='licence',
-        note='in the R1 report; private tests are a compressed pickle, which is not opened here'),
+        note='in the R1 report; of its tests only the public ones: the private ones are a pickle, which is not opened'),
     Set('verifiable_code', 'PrimeIntellect/verifiable-coding-problems', 'unknown', 144_169,
-        Fields('prompt', '', kind='code', meta=('verification_info', 'source')),
+        Fields('prompt', '', kind='code', tests=('verification_info',), skip=('',), meta=('source',)),
         note='the code of SYNTHETIC-1, which is Apache-2.0; 21.6 GB', checked='fields'),
     # science and technology
     Set('sciq', 'allenai/sciq', 'CC-BY-NC-3.0', 11_679,

@@ -12,6 +12,7 @@ where a path goes on into a text, the text is read as JSON, since many datasets 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,8 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.data import rows, stored
-from r1jax.data.braces import boxed
+from r1jax.data import braces, codetests, rows, stored
 from r1jax.types import Example, Problem
 
 LETTERS = 'ABCDEFGHIJ'
@@ -38,7 +38,9 @@ class Fields:
     answer_boxed: bool = False  # the answer is in the last \\boxed{…}, as in MATH's solutions
     wrong: tuple[str, ...] = ()  # further fields with wrong answers: a question of choice, answered by a letter
     without: tuple[str, ...] = ()  # texts that are taken off the prompt's start and end where they are there
-    skip: tuple[str, ...] = ()  # rows with these answers are left out, as 'proof'; '' stands for a missing one
+    skip: tuple[
+        str, ...
+    ] = ()  # rows with these answers are left out, as 'proof'; '' stands for a missing one, and for no tests that can be run
     kind: str = 'math'  # of all problems, or
     kind_field: str = ''  # its field, and
     kinds: tuple[
@@ -46,12 +48,18 @@ class Fields:
     ] = ()  # what its values mean: (value, kind); values not listed are kinds themselves
     language: str = 'en'  # of all problems, or
     language_field: str = ''  # its field
+    tests: tuple[
+        str, ...
+    ] = ()  # fields with a code problem's tests, which go to `meta` as `rewards.code.Code` reads them
+    entry_point: str = ''  # field that names the function they call, where there is one
+    time_limit: str = ''  # field with seconds a test, or {seconds, nanos}; null leaves it to the reward
     meta: tuple[str, ...] = ()  # fields that are kept in Problem.meta by their name
 
     @property
     def names(self) -> list[str]:
-        named = (self.prompt, self.answer, *self.wrong, self.kind_field, self.language_field, *self.meta)
-        return [name for name in named if name]
+        """All fields that are read."""
+        named = (self.prompt, self.answer, *self.wrong, self.kind_field, self.language_field, *self.meta, *self.tests)
+        return [name for name in (*named, self.entry_point, self.time_limit) if name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +144,8 @@ class TableExamples(_Source):
 
 def _load(source: Any, values: Any, decode: Any) -> stored.Stored:
     files = rows.files(source.path, source.split, source.config)
-    code = [Path(module).read_bytes() for module in (__file__, rows.__file__)]  # a changed reader reads anew
+    readers = (__file__, rows.__file__, codetests.__file__, braces.__file__)  # when one changes, all is read anew
+    code = [Path(module).read_bytes() for module in readers]
 
     def limited(notes: dict[str, Any]) -> Iterator[Any]:
         for kept, value in enumerate(values(files, notes), 1):
@@ -227,14 +236,19 @@ def _problem(number: int, row: rows.Row, fields: Fields, place: str) -> list | N
     for text in fields.without:
         prompt = prompt.removeprefix(text).removesuffix(text)
     answer = _answer(row, fields, place)
-    if answer in fields.skip:
+    if fields.answer and answer in fields.skip:
         return None
     if fields.answer and not answer:
         raise ValueError(
             f"{place}: field {fields.answer!r} has no answer: {_value(row, fields.answer, place)!r:.80}; add '' to skip"
         )
     if fields.wrong:
-        prompt, answer = _choice(prompt, answer, [_text(row, name, place) for name in fields.wrong])
+        prompt, answer, meta['choices'] = _choice(prompt, answer, [_text(row, name, place) for name in fields.wrong])
+    if fields.tests:
+        found = _tests(row, fields, place)
+        if found is None:
+            return None
+        meta |= found
     kind = _text(row, fields.kind_field, place) if fields.kind_field else fields.kind
     language = _text(row, fields.language_field, place) if fields.language_field else fields.language
     return [number, prompt, answer, dict(fields.kinds).get(kind, kind), language, meta]
@@ -250,16 +264,37 @@ def _answer(row: rows.Row, fields: Fields, place: str) -> str:
     if fields.answer_after:
         answer = answer.rpartition(fields.answer_after)[2]
     if fields.answer_boxed:
-        answer = boxed(answer) or ''
+        answer = braces.boxed(answer) or ''
     return answer.strip()
 
 
-def _choice(question: str, right: str, wrong: Sequence[str]) -> tuple[str, str]:
-    """A question with lettered options, and the letter of the right one. The order is by a hash: the same in every run,
-    and the right one is at no place more often than at another.
+def _tests(row: rows.Row, fields: Fields, place: str) -> dict[str, Any] | None:
+    """What `meta` holds of a code problem, or None if it has no tests that can be run and such rows are to be skipped."""
+    name = None
+    if fields.entry_point:
+        with contextlib.suppress(ValueError):  # a program has none
+            name = _value(row, fields.entry_point, place)
+    values = [_value(row, field, place) for field in fields.tests]
+    try:
+        found = codetests.collected(values, name)
+        if not found['tests']:
+            raise ValueError(f'there are no tests in {", ".join(map(repr, fields.tests))}')
+    except ValueError as error:
+        if '' in fields.skip:
+            return None
+        raise ValueError(f"{place}: {error}; add '' to skip") from error
+    limit = _value(row, fields.time_limit, place) if fields.time_limit else None
+    if isinstance(limit, Mapping):
+        limit = (limit.get('seconds') or 0) + (limit.get('nanos') or 0) / 1e9
+    return found | ({'time_limit': float(limit)} if limit else {})
+
+
+def _choice(question: str, right: str, wrong: Sequence[str]) -> tuple[str, str, list[str]]:
+    """A question with lettered options, the letter of the right one, and the options. Their order is by a hash: the same in
+    every run, and the right one is at no place more often than at another.
     """
     options = sorted(
         {right, *(text.strip() for text in wrong)}, key=lambda o: hashlib.sha256(f'{question}\0{o}'.encode()).digest()
     )
     lines = [f'{letter}. {option}' for letter, option in zip(LETTERS, options, strict=False)]
-    return '\n'.join([question.strip(), '', *lines]), LETTERS[options.index(right)]
+    return '\n'.join([question.strip(), '', *lines]), LETTERS[options.index(right)], options

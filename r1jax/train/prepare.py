@@ -99,6 +99,7 @@ def _job(recipe: Recipe, stage: Stage, model: ModelConfig, tokenizer, pool: Pool
     if isinstance(stage.source, OnPolicy):
         where = f'stage {stage.name}'
         loaded = _load(where, stage.source.problems)
+        notes += _left_out(where, loaded)
         phases = [phase.rewards for phase in stage.phases if phase.rewards is not None]
         problems = _fit(where, loaded, dict.fromkeys([stage.source.rewards, *phases]), pool, notes)
         prompts = _prompts(where, recipe, problems, tokenizer, stage.source.sample)
@@ -144,6 +145,13 @@ def _load(where: str, source) -> Sequence:
     if not len(items):
         raise BadInput(f'{where}: {source} is empty')
     return items
+
+
+def _left_out(where: str, items: Sequence) -> list[str]:
+    """What a table says of rows that it passed over, in a note."""
+    said = getattr(items, 'notes', {})
+    counts = [(said.get('skipped'), 'have no answer that can be checked'), (said.get('repeated'), 'repeat a prompt')]
+    return [f'{where}: {count} of {said["rows"]} rows left out, which {why}' for count, why in counts if count]
 
 
 def _prompts(where: str, recipe: Recipe, problems: Sequence[Problem], tokenizer, cfg: SampleConfig) -> Sequence[Tokens]:
