@@ -27,6 +27,7 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         **dict.fromkeys(('vocab', 'layers', 'width', 'heads', 'kv_heads', 'head_dim', 'hidden', 'context'), _ONE_UP),
         **dict.fromkeys(('rope_theta', 'norm_eps'), _POSITIVE),
     },
+    config.Llama3Scaling: {'original': _ONE_UP, **dict.fromkeys(('factor', 'low', 'high'), _POSITIVE)},
     SampleConfig: {
         **dict.fromkeys(('max_tokens', 'max_prompt', 'slots', 'buckets'), _ONE_UP),
         **dict.fromkeys(('temperature', 'top_k'), _ZERO_UP),

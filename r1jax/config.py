@@ -19,6 +19,24 @@ dataclass = dataclasses.dataclass(frozen=True)
 
 
 @dataclass
+class Llama3Scaling:
+    """RoPE for a longer context than the pretrained one, as Llama 3.1 and 3.2 have it (arXiv 2407.21783; transformers' 'llama3').
+
+    Frequencies that turn more than `high` times in the original context stay, those that turn less than `low` times are divided by
+    `factor`, and those between are mixed of both.
+    """
+
+    factor: float
+    original: int  # tokens of the pretrained context
+    low: float = 1.0  # turns
+    high: float = 4.0  # turns
+
+    def __post_init__(self):
+        if not self.low < self.high:
+            raise ValueError(f'low={self.low} must be below high={self.high}')
+
+
+@dataclass
 class ModelConfig:
     """A decoder with RMSNorm, RoPE, grouped-query attention and SwiGLU."""
 
@@ -35,6 +53,7 @@ class ModelConfig:
     tied: bool = True  # the unembedding is the embedding
     qkv_bias: bool = False  # Qwen2.5
     qk_norm: bool = False  # Qwen3: RMSNorm over each query and key head
+    rope_scaling: Llama3Scaling | None = None
     remat: Literal['none', 'dots', 'full'] = 'none'  # the backward pass recomputes nothing, all but matmuls, all
     dtype: Literal['float32', 'bfloat16'] = 'float32'  # of matmul inputs; parameters and reductions stay float32
 

@@ -39,6 +39,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'types': {'arrays'},  # lazily: device values bring jax
     'arrays': set(),
     'config': {'types'},
+    'presets': {'config'},
     'sharding': {'types', 'config'},
     'nn': _NN,
     'rl': {*_NN, 'nn'},

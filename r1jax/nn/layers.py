@@ -12,6 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from r1jax.config import Llama3Scaling, ModelConfig
+
 
 def matmul(x: jax.Array, w: jax.Array | Columns, dtype: str, contract: int = 1) -> jax.Array:
     """x [..., *c] · w [*c, ...] over the `contract` shared axes c, inputs in `dtype`, accumulated and returned in float32.
@@ -59,9 +61,21 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * scale
 
 
-def rotation(position: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+def frequencies(cfg: ModelConfig) -> jax.Array:
+    """RoPE's angles a position, f32[H/2], θ^(-2i/H), scaled for a longer context where the model is."""
+    frequency = cfg.rope_theta ** (-jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
+    return llama3(cfg.rope_scaling, frequency) if cfg.rope_scaling else frequency
+
+
+def llama3(cfg: Llama3Scaling, frequency: jax.Array) -> jax.Array:
+    """Llama 3.1's frequencies from RoPE's, f32[H/2]."""
+    turns = frequency * (cfg.original / (2 * math.pi))  # in the original context
+    kept = jnp.clip((turns - cfg.low) / (cfg.high - cfg.low), 0, 1)
+    return frequency * (kept + (1 - kept) / cfg.factor)
+
+
+def rotation(position: jax.Array, frequency: jax.Array) -> tuple[jax.Array, jax.Array]:
     """cos and sin [B,T,1,H/2] of RoPE's angles for positions i32[B,T] (Su et al., arXiv 2104.09864)."""
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle = position.astype(jnp.float32)[:, :, None, None] * frequency
     return jnp.cos(angle), jnp.sin(angle)
 

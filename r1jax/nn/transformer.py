@@ -46,8 +46,8 @@ def forward(
     appended. The third is `aux`, empty for dense models.
     """
     with jax.named_scope('embed'):
-        x = constrain(params['embed'][tokens], 'batch', 'length', None)
-    cos, sin = layers.rotation(position, cfg.head_dim, cfg.rope_theta)
+        x = constrain(params['embed'][tokens].astype(jnp.float32), 'batch', 'length', None)
+    cos, sin = layers.rotation(position, layers.frequencies(cfg))
     rows = Rows.create(segment, parent, prompts, block) if cache is None else None
     kept = []
     for i in range(stacks(params)):
