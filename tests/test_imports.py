@@ -45,7 +45,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'rl': {*_NN, 'nn'},
     'sample': {*_NN, 'nn'},
     'data': {'types'},
-    'weights': {'types', 'config', 'data'},
+    'weights': {'types', 'config', 'presets', 'data'},
     'rewards': {'types', 'config', 'data'},  # never nn: a reward model's scoring function is passed in
     'evals': {*_NN, 'sample', 'rewards'},
     'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'evals', 'report'},

@@ -9,7 +9,7 @@ import pytest
 
 from r1jax import weights
 from r1jax.config import ModelConfig
-from r1jax.weights.gguf import read, unpermute
+from r1jax.weights import gguf as reader
 
 gguf = pytest.importorskip('gguf', reason="needs the gguf library: pip install 'r1jax[smollm2]'")
 
@@ -85,6 +85,11 @@ def write(path, stored=None, metadata=None, architecture='llama', quantised=()) 
     return str(path)
 
 
+def read(file):
+    """All of it, tokenizer included, as `load` hands it over."""
+    return weights.load(file)
+
+
 def rope(x: np.ndarray, position: int, interleaved: bool) -> np.ndarray:
     """Rotates a head's vector [H], pairs being neighbours or the two halves."""
     half = len(x) // 2
@@ -128,11 +133,17 @@ def test_parameters(tmp_path):
 
 def test_quantised_tensor(tmp_path):
     stored = tensors()
-    _, params, _ = read(write(tmp_path / 'model.gguf', stored, quantised=['blk.0.ffn_up.weight']))
+    params = read(write(tmp_path / 'model.gguf', stored, quantised=['blk.0.ffn_up.weight'])).params
     w = stored['blk.0.ffn_up.weight']
     step = np.abs(w).max(axis=1, keepdims=True) / 127  # Q8_0: blocks of 32, one scale each; here a row is a block
     error = np.abs(params['stack_0']['up'][0].T - w)
     assert 0 < error.max() and (error <= 0.57 * step).all()  # half a step, and 127 times the float16 scale's error
+
+
+def unpermute(w: np.ndarray, heads: int) -> np.ndarray:
+    """Rows [heads·H, D] of Q from interleaved RoPE to half-split RoPE, by the table."""
+    sizes = {'N': heads, 'P': len(w) // heads // 2, 'I': 2, 'D': w.shape[1]}
+    return reader.llama(CONFIG).stacks[0].tensors['q'].to_leaf(w, sizes).transpose(1, 2, 0).reshape(w.shape)
 
 
 def test_unpermute():
@@ -192,7 +203,9 @@ def test_unknown_tensors(tmp_path):
 
 def test_misshapen_tensor(tmp_path):
     stored = tensors() | {'blk.0.attn_v.weight': np.ones((32, 16), np.float32)}
-    with pytest.raises(ValueError, match=r'blk\.0\.attn_v\.weight has shape \(32, 16\), its metadata says \(16, 32\)'):
+    with pytest.raises(
+        ValueError, match=r'blk\.0\.attn_v\.weight has shape \(32, 16\), its configuration says \(16, 32\)'
+    ):
         read(write(tmp_path / 'model.gguf', stored))
 
 
@@ -236,7 +249,7 @@ def test_resolve(tmp_path, monkeypatch):
     assert weights.resolve('package:shipped_weights/model.gguf') == str(file)
     with pytest.raises(FileNotFoundError, match=r'the installed package shipped_weights holds no file other\.gguf'):
         weights.resolve('package:shipped_weights/other.gguf')
-    with pytest.raises(FileNotFoundError, match=r'no weights file at nowhere\.gguf'):
+    with pytest.raises(FileNotFoundError, match=r'no weights at nowhere\.gguf'):
         weights.resolve('nowhere.gguf')
     with pytest.raises(ImportError, match="needs the package no_such_package: pip install 'no_such_package'"):
         weights.resolve('package:no_such_package/model.gguf')
@@ -251,9 +264,14 @@ def test_missing_extra(monkeypatch):
 
 
 def test_unknown_suffix(tmp_path):
-    (tmp_path / 'model.bin').touch()
-    with pytest.raises(ValueError, match=r"cannot read weights of kind '\.bin'; supported: \.gguf"):
-        weights.load(str(tmp_path / 'model.bin'))
+    for name, why in (
+        ('model.bin', 'pickles and run code'),
+        ('a.safetensors', 'name the folder'),
+        ('a.h5', "'.h5'; supported"),
+    ):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f'cannot read weights of kind .*{why}.*folders and .gguf'):
+            weights.load(str(tmp_path / name))
 
 
 def test_importing_is_cheap():

@@ -28,13 +28,14 @@ from r1jax.data.chat import ChatTemplateError, render
 class Tokenizer(abc.ABC):
     """What every tokenizer offers.
 
-    `vocab_size` counts the ids, special ones included; `eos` ends a response; `pad` fills rows and may equal `eos`;
-    `chat_template` is Jinja source or None.
+    `vocab_size` counts the ids, special ones included; `eos` ends a response, as does each of `stops`; `pad` fills rows and may equal
+    `eos`; `chat_template` is Jinja source or None.
     """
 
     vocab_size: int
     eos: int
     pad: int
+    stops: tuple[int, ...] = ()  # besides `eos`; training teaches `eos` alone
     bos: int | None = None  # only chat templates ask for it
     chat_template: str | None = None
     special_texts: Sequence[str] = ()  # what `encode` reads as a special token when it is written out

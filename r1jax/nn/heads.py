@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
 
-from r1jax import sharding
 from r1jax.config import ModelConfig
-from r1jax.nn.transformer import Params, forward, init_boxed, logical_axes
+from r1jax.nn.transformer import Params, forward
 
 
 def with_value_head(params: Params, key: jax.Array) -> Params:
@@ -26,12 +24,6 @@ def with_value_head(params: Params, key: jax.Array) -> Params:
     body = {name: leaf for name, leaf in params.items() if name not in ('unembed', 'value', 'value_bias')}
     value = jax.random.normal(key, (width,), jnp.float32) * (width + 1) ** -0.5
     return body | {'value': value, 'value_bias': jnp.zeros((), jnp.float32)}
-
-
-def shardings(cfg: ModelConfig, mesh: Mesh) -> Params:
-    """NamedSharding of every parameter of a model with a value head, found without allocating it."""
-    axes = logical_axes(jax.eval_shape(lambda: init_boxed(cfg, jax.random.key(0), scalar=True)))
-    return jax.tree.map(lambda p: sharding.named(mesh, *p), axes, is_leaf=lambda p: isinstance(p, PartitionSpec))
 
 
 def values(params: Params, hidden: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from r1jax import sharding
 from r1jax.config import MeshConfig, ModelConfig
 from r1jax.nn import heads
-from r1jax.nn.transformer import Params
+from r1jax.nn.transformer import Params, shardings
 
 _LEAST = 64  # tokens of the shortest rows
 
@@ -66,7 +66,7 @@ class Scorer:
         if not 0 < lengths[0] <= lengths[-1] <= model.context:
             raise ValueError(f'lengths={lengths} must lie in 1 to the context of the model, {model.context} tokens')
         mesh = mesh or sharding.make_mesh(MeshConfig())
-        return cls(model, jax.device_put(params, heads.shardings(model, mesh)), mesh, lengths, tokens)
+        return cls(model, jax.device_put(params, shardings(model, mesh, scalar=True)), mesh, lengths, tokens)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """f32[B]: the score of each sequence; NaN for one that is empty or longer than the longest row."""

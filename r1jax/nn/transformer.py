@@ -18,12 +18,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from r1jax.config import ModelConfig
 from r1jax.nn import layers
 from r1jax.nn.attention import Rows, attend, attend_rows, heads_first, merge
 from r1jax.nn.cache import KV, Cache, reads
-from r1jax.sharding import constrain, size
+from r1jax.sharding import constrain, named, size
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
 
@@ -264,3 +265,14 @@ def unbox(tree: Any) -> Any:
 def logical_axes(boxed: Any) -> Any:
     """The tree of logical axis names (PartitionSpecs of names), empty for leaves without a box."""
     return nn.get_partition_spec(boxed)
+
+
+def placed(boxed: Any, mesh: Mesh) -> Any:
+    """NamedSharding of every leaf of a boxed tree (of shapes, or of arrays)."""
+    axes = logical_axes(boxed)
+    return jax.tree.map(lambda p: named(mesh, *p), axes, is_leaf=lambda p: isinstance(p, PartitionSpec))
+
+
+def shardings(cfg: ModelConfig, mesh: Mesh, scalar: bool = False) -> Params:
+    """NamedSharding of every parameter, found without allocating it; `scalar` as in `init_boxed`."""
+    return placed(jax.eval_shape(lambda: init_boxed(cfg, jax.random.key(0), scalar)), mesh)

@@ -33,7 +33,8 @@ class Sampler:
     def create(cls, model: ModelConfig, cfg: SampleConfig, samples: int, tokenizer, seed: int, max_tokens: int = 0):
         """`max_tokens` overrides the config's, where phases or caps ask for another length."""
         N = max_tokens or cfg.max_tokens
-        decode = Decode(model, N, (tokenizer.eos,), tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets)
+        stop = (tokenizer.eos, *getattr(tokenizer, 'stops', ()))
+        decode = Decode(model, N, stop, tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets)
         return cls(decode, cfg.max_prompt, samples, max(cfg.slots // samples, 1), seed)
 
     def __call__(

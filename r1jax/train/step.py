@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from r1jax import sharding
 from r1jax.config import GRPO, NLL, ModelConfig
@@ -36,8 +36,7 @@ def shardings(model: ModelConfig, tx, mesh: Mesh) -> TrainState:
         params = transformer.init_boxed(model, jax.random.key(0))
         return TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
 
-    axes = transformer.logical_axes(jax.eval_shape(boxed))
-    return jax.tree.map(lambda p: sharding.named(mesh, *p), axes, is_leaf=lambda p: isinstance(p, PartitionSpec))
+    return transformer.placed(jax.eval_shape(boxed), mesh)
 
 
 def init_state(model: ModelConfig, tx, key: jax.Array, mesh: Mesh, params: Any = None) -> TrainState:

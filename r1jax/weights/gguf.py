@@ -1,15 +1,13 @@
 """GGUF, the file format of llama.cpp: one file with metadata, tokenizer and (mostly quantised) tensors.
 
 In order: read the header with the `gguf` library → metadata to `ModelConfig` → the family's table says which tensors
-there must be, how each is shaped and which leaf it becomes → dequantise, rearrange, stack the layers → vocabulary and
-merges to a tokenizer.
+there must be, how each is shaped and which leaf it becomes → the reader dequantises them one by one → vocabulary and merges to a
+tokenizer.
 
 The parameters are those of the quantised file, dequantised: the function that llama.cpp computes from it, up to
 rounding, not the original float weights.
 
-A matrix is stored as PyTorch has it, [outputs, inputs]; ours multiplies from the other side, and has heads as their own
-axis.
-Shape legend: V vocabulary, D width, L layers, N query heads, K key/value heads, H head width, F SwiGLU width.
+Axes: as in `r1jax.weights.table`; P pairs of a head that RoPE rotates, I the two of a pair.
 
 Left out: anything that would change the function silently. RoPE scaling, experts, sliding windows and tensors that the
 table does not name are errors.
@@ -17,89 +15,85 @@ table does not name are errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from r1jax.config import ModelConfig
+from r1jax.weights import families
+from r1jax.weights.reader import Reader
+from r1jax.weights.table import Metadata, Stack, Table, Tensor
 
 CONTROL, USER_DEFINED = 3, 4  # token types of the GGUF specification that are matched whole in a text
 UNSUPPORTED = ('rope.scaling.type', 'expert_count', 'attention.sliding_window', 'attention.value_length_mla')
 
 
-class Tensor(NamedTuple):
-    """How one stored tensor becomes one leaf."""
-
-    name: str  # as in the file; of a layer's tensors, without 'blk.INDEX.'
-    shape: tuple[int, ...]  # as stored
-    to_leaf: Callable[[np.ndarray], np.ndarray] = lambda w: w
-
-
-class Table(NamedTuple):
-    """A family's mapping, from our leaf names."""
-
-    top: Mapping[str, Tensor]
-    layer: Mapping[str, Tensor]
-
-
 def llama(c: ModelConfig) -> Table:
-    """Llama and its kin, SmolLM2 among them. The converter permutes the rows of Q and K, see `unpermute`."""
-    d, n, k, h, f = c.width, c.heads, c.kv_heads, c.head_dim, c.hidden
-    top = {'embed': Tensor('token_embd.weight', (c.vocab, d)), 'norm': Tensor('output_norm.weight', (d,))}
+    """Llama and its kin, SmolLM2 among them.
+
+    llama.cpp rotates neighbours (2i, 2i+1); Hugging Face and we rotate halves (i, i+H/2). Its converter therefore reorders the rows of
+    each head of Q and K (`LlamaModel.permute` in convert_hf_to_gguf.py): of a head's axis, half by half (P) stands before which half
+    (I) in the file, and behind it with us.
+    """
+    sizes = families.sizes(c) | {'P': c.head_dim // 2, 'I': 2}
+    top = {'embed': Tensor('token_embd.weight', 'V D', 'V D'), 'norm': Tensor('output_norm.weight', 'D', 'D')}
     if not c.tied:
-        top['unembed'] = Tensor('output.weight', (c.vocab, d))
+        top['unembed'] = Tensor('output.weight', 'V D', 'V D')
     layer = {
-        'attn_norm': Tensor('attn_norm.weight', (d,)),
-        'q': Tensor('attn_q.weight', (n * h, d), lambda w: unpermute(w, n).T.reshape(d, n, h)),
-        'k': Tensor('attn_k.weight', (k * h, d), lambda w: unpermute(w, k).T.reshape(d, k, h)),
-        'v': Tensor('attn_v.weight', (k * h, d), lambda w: w.T.reshape(d, k, h)),
-        'o': Tensor('attn_output.weight', (d, n * h), lambda w: w.T.reshape(n, h, d)),
-        'mlp_norm': Tensor('ffn_norm.weight', (d,)),
-        'gate': Tensor('ffn_gate.weight', (f, d), np.transpose),
-        'up': Tensor('ffn_up.weight', (f, d), np.transpose),
-        'down': Tensor('ffn_down.weight', (d, f), np.transpose),
+        'attn_norm': ('attn_norm', 'D', 'D'),
+        'q': ('attn_q', '(N P I) D', 'D N (I P)'),
+        'k': ('attn_k', '(K P I) D', 'D K (I P)'),
+        'v': ('attn_v', '(K H) D', 'D K H'),
+        'o': ('attn_output', 'D (N H)', 'N H D'),
+        'mlp_norm': ('ffn_norm', 'D', 'D'),
+        'gate': ('ffn_gate', 'F D', 'D F'),
+        'up': ('ffn_up', 'F D', 'D F'),
+        'down': ('ffn_down', 'D F', 'F D'),
     }
-    return Table(top, layer)
+    layer = {leaf: Tensor(f'blk.{{layer}}.{name}.weight', *axes) for leaf, (name, *axes) in layer.items()}
+    return Table(sizes, top, (Stack(0, c.layers, layer),))
 
 
 FAMILIES = {'llama': llama}  # by the file's general.architecture
 
 
-def unpermute(w: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of Q or K from interleaved RoPE to half-split RoPE.
-
-    llama.cpp rotates neighbours (2i, 2i+1); Hugging Face and we rotate halves (i, i+H/2). Its converter therefore
-    reorders each head's rows, and this is the inverse (of `LlamaModel.permute` in convert_hf_to_gguf.py).
-
-    Args:
-      w: [heads·H, D].
-
-    Returns:
-      [heads·H, D].
-    """
-    rows, d = w.shape
-    return w.reshape(heads, rows // heads // 2, 2, d).swapaxes(1, 2).reshape(rows, d)
-
-
-def read(path: str) -> tuple[ModelConfig, dict[str, Any], Any]:
-    """Reads a GGUF.
-
-    Returns:
-      The configuration; the parameters, a nested dict of float32 arrays; the tokenizer.
+class Gguf(Reader):
+    """A GGUF file, opened.
 
     Raises:
       ImportError: the `gguf` library is missing.
       ValueError: not a complete GGUF; an unsupported model or tokenizer; a tensor unknown, missing or of another shape.
     """
-    reader = _open(path)
-    meta = _Metadata({name: field.contents() for name, field in reader.fields.items()})
-    tensors = {t.name: t for t in reader.tensors}
-    try:
-        cfg = config(meta, tied='output.weight' not in tensors)
-        return cfg, params(cfg, FAMILIES[meta['general.architecture']](cfg), tensors), tokenizer(meta)
-    except ValueError as e:
-        raise ValueError(f'{path}: {e}') from None
+
+    def __init__(self, path: str):
+        self.path = path
+        reader = _open(path)
+        self._meta = Metadata({name: field.contents() for name, field in reader.fields.items()}, 'its metadata')
+        self._tensors = {t.name: t for t in reader.tensors}
+        try:
+            self.config = config(self._meta, tied='output.weight' not in self._tensors)
+            self.table = FAMILIES[self._meta['general.architecture']](self.config)
+            self.skipped = self.table.account({name: _shape(t) for name, t in self._tensors.items()})
+            for t in {t.tensor_type: t for t in self._tensors.values()}.values():
+                _dequantise(t)  # one of each type
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        try:
+            return tokenizer(self._meta)
+        except ValueError as error:
+            raise ValueError(f'{self.path}: {error}') from None
+
+    def dtype(self, name: str) -> np.dtype:
+        return np.dtype(np.float32)
+
+    def read(self, name: str) -> np.ndarray:
+        t = self._tensors[name]
+        return _dequantise(t).reshape(_shape(t))
 
 
 def config(meta: Mapping[str, Any], tied: bool) -> ModelConfig:
@@ -130,32 +124,6 @@ def config(meta: Mapping[str, Any], tied: bool) -> ModelConfig:
     )
 
 
-def params(cfg: ModelConfig, table: Table, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameter tree; every tensor of the file is used exactly once.
-
-    Args:
-      tensors: by name, as the `gguf` library describes them: `data`, `tensor_type`, `shape` (fastest axis first).
-    """
-
-    def of_layer(i: int) -> dict[str, Tensor]:
-        return {leaf: t._replace(name=f'blk.{i}.{t.name}') for leaf, t in table.layer.items()}
-
-    layers = [of_layer(i) for i in range(cfg.layers)]
-    expected = {t.name: t for part in (table.top, *layers) for t in part.values()}
-    for title, names in ('lacks', expected.keys() - tensors.keys()), ('has unknown', tensors.keys() - expected.keys()):
-        if names:
-            raise ValueError(f'{title} tensor {min(names)}' + (f' and {len(names) - 1} more' if len(names) > 1 else ''))
-    for name, t in expected.items():
-        if (shape := tuple(int(n) for n in reversed(tensors[name].shape))) != t.shape:
-            raise ValueError(f'tensor {name} has shape {shape}, its metadata says {t.shape}')
-
-    def leaf(t: Tensor) -> np.ndarray:
-        return t.to_leaf(_dequantise(tensors[t.name]).reshape(t.shape))
-
-    stack = {name: np.stack([leaf(layer[name]) for layer in layers]) for name in table.layer}
-    return {'stack_0': stack} | {name: np.array(leaf(t)) for name, t in table.top.items()}
-
-
 def tokenizer(meta: Mapping[str, Any]) -> Any:
     """The tokenizer, an `HFTokenizer`, from the metadata."""
     from r1jax.data.tokenizer import bpe_tokenizer
@@ -176,13 +144,6 @@ def tokenizer(meta: Mapping[str, Any]) -> Any:
     )
 
 
-class _Metadata(dict):
-    """The file's key-value pairs; a key that a reader needs and the file lacks is a sentence, not a KeyError."""
-
-    def __missing__(self, key: str) -> Any:
-        raise ValueError(f'its metadata has no {key}')
-
-
 def _open(path: str) -> Any:
     try:
         from gguf import GGUFReader
@@ -192,6 +153,10 @@ def _open(path: str) -> Any:
         return GGUFReader(path)
     except (ValueError, LookupError, OverflowError) as e:  # where the bytes end, or make no sense
         raise ValueError(f'{path} is not a complete GGUF file ({str(e).rstrip(".")}); download it again') from None
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in reversed(tensor.shape))  # the library has the fastest axis first
 
 
 def _dequantise(tensor: Any) -> np.ndarray:

@@ -1,0 +1,130 @@
+"""The safetensors format: a length, a JSON header, and the tensors' bytes. Read one tensor at a time, written as a stream.
+
+Plain reads into a buffer rather than a memory map, because the pages of a mapped file that were touched count as the process's memory
+until they are dropped, which doubles what loading takes. The format is described at https://github.com/huggingface/safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+DTYPES = {
+    'F32': np.dtype(np.float32),
+    'F16': np.dtype(np.float16),
+    'BF16': np.dtype(jnp.bfloat16),
+    'F8_E4M3': np.dtype(jnp.float8_e4m3fn),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_LONGEST = 100_000_000  # bytes of a header that is believed
+_POINTER = b'version https://git-lfs'
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies."""
+
+    file: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int  # first byte in the file
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def entries(path: str) -> dict[str, Entry]:
+    """The tensors of a file, from its header.
+
+    Raises:
+      ValueError: it is no safetensors file, it is not complete, or it holds a type that no weight has.
+    """
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        first = file.read(8)
+        if first + file.read(len(_POINTER) - 8) == _POINTER:
+            raise ValueError(f"{path} is Git LFS's pointer to the weights, not the weights: run git lfs pull")
+        length = int.from_bytes(first, 'little')
+        if size < 8 or 8 + min(length, _LONGEST) > size:
+            raise _broken(path, f'{size} bytes, fewer than its header takes' if length <= _LONGEST else 'no header')
+        file.seek(8)
+        try:
+            header = json.loads(file.read(length))
+            header.pop('__metadata__', None)
+            out, spans = {}, []
+            for name, each in header.items():
+                (low, high), shape = each['data_offsets'], tuple(map(int, each['shape']))
+                if each['dtype'] not in DTYPES:
+                    raise ValueError(f'{path}: tensor {name} is {each["dtype"]}; supported: {", ".join(DTYPES)}')
+                out[name] = Entry(path, DTYPES[each['dtype']], shape, 8 + length + low)
+                if min(shape, default=0) < 0 or out[name].size != high - low:
+                    raise _broken(path, f'tensor {name} of shape {shape} has {high - low} bytes')
+                spans.append((low, high))
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise _broken(path, f'its header is not one: {error!r:.80}') from None
+    end = 0
+    for low, high in sorted(spans):
+        if low != end:
+            raise _broken(path, f'its tensors leave a gap, or overlap, at byte {end}')
+        end = high
+    if size != 8 + length + end:
+        raise _broken(path, f'{size} bytes, but its header says {8 + length + end}')
+    return out
+
+
+def _broken(path: str, why: str) -> ValueError:
+    return ValueError(f'{path} is not a complete safetensors file ({why}); download it again')
+
+
+def read(entry: Entry) -> np.ndarray:
+    """The tensor, in its own type, in memory of its own."""
+    out = np.empty(entry.size, np.uint8)
+    with open(entry.file, 'rb', buffering=0) as file:
+        file.seek(entry.start)
+        at, view = 0, memoryview(out)
+        while at < entry.size:
+            got = file.readinto(view[at:])
+            if not got:
+                raise _broken(entry.file, 'it became shorter while it was read')
+            at += got
+    return out.view(entry.dtype).reshape(entry.shape)
+
+
+class Spec(NamedTuple):
+    """A tensor that will be written."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def write(path: str, specs: Sequence[Spec], arrays: Iterable[np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a file whose tensors, in the order of `specs`, come one after the other from `arrays`."""
+    header: dict = {'__metadata__': dict(metadata)}
+    at = 0
+    for s in specs:
+        header[s.name] = {'dtype': _NAMES[np.dtype(s.dtype)], 'shape': s.shape, 'data_offsets': [at, at + s.size]}
+        at += s.size
+    text = json.dumps(header, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)  # so that the tensors are aligned
+    with open(path, 'wb') as file:
+        file.write(len(text).to_bytes(8, 'little'))
+        file.write(text)
+        for s, array in zip(specs, arrays, strict=True):
+            if (array.dtype, array.shape) != (np.dtype(s.dtype), s.shape):
+                raise AssertionError(f'{s} was announced, {array.dtype} {array.shape} came')
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
