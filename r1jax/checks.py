@@ -17,6 +17,7 @@ from typing import Any
 
 from r1jax import config
 from r1jax.config import GRPO, NLL, Eval, ModelConfig, OnPolicy, Part, Recipe, SampleConfig, Stage, Stored
+from r1jax.presets import PRESETS
 from r1jax.settings import BadInput, join, label, nearest
 
 Row = tuple[bool, str]
@@ -129,24 +130,26 @@ def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
     here = f'{devices} {"is" if devices == 1 else "are"} here'
     yield bool(names), 'the recipe has no stages'
     yield from _names('recipe', [recipe.name])
-    yield from _names('stages', names, reserved=('init', 'recipe'))
+    yield from _names('stages', names, reserved=('init', 'recipe', *PRESETS))
     yield need <= devices, f'mesh data×fsdp×tensor = {split} needs {need} devices, {here}'
     first = recipe.stages[0]
     for field in ('model', 'tokenizer'):
-        known = getattr(recipe, field) is not None or from_weights(first.start)
+        read = from_weights(first.start) and not (field == 'tokenizer' and first.start in PRESETS)  # a preset has none
+        known = getattr(recipe, field) is not None or read
         yield known, f'{field}=None is read from weights, but {first.name}.start={first.start!r} is no weights file'
     if recipe.model:
         yield from _under('model', _model(recipe.model, mesh))
     for i, stage in enumerate(recipe.stages):
         known = ['init', *names[:i]]
         hint = f': {stage.start} does not come before it' if stage.start in names else nearest(stage.start, known)
+        hint += '; a folder of weights is written with a slash, as in ./NAME' if stage.start not in names else ''
         yield stage.start in known or from_weights(stage.start), f'{stage.name} cannot start from {stage.start!r}{hint}'
         yield from _under(stage.name, _stage(stage, recipe))
 
 
 def from_weights(start: str) -> bool:
-    """Whether a stage's `start` is a weights file rather than 'init' or another stage."""
-    return start.endswith('.gguf')
+    """Whether a stage's `start` is a folder, a file or a preset rather than 'init' or another stage. A folder has a slash in it."""
+    return start.endswith('.gguf') or '/' in start or start in PRESETS
 
 
 def _names(what: str, names: Sequence[str], reserved: Sequence[str] = ()) -> Iterator[Row]:

@@ -1,8 +1,9 @@
 """The `r1jax` command.
 
-    r1jax run EXPERIMENT     from a recipe to a workdir: trains, evaluates, resumes
-    r1jax report WORKDIR     writes a workdir's report.html anew
-    r1jax grade FILE         grades a file of problems with completions
+    r1jax run EXPERIMENT            from a recipe to a workdir: trains, evaluates, resumes
+    r1jax export CHECKPOINT DIR     writes a Hugging Face folder
+    r1jax report WORKDIR            writes a workdir's report.html anew
+    r1jax grade FILE                grades a file of problems with completions
 
 Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with its traceback; the state
 is kept) and 130 an interrupt. What needs jax is imported only once a command runs, so that `--help` answers at once.
@@ -15,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -66,6 +67,35 @@ class Run:
         from r1jax.train import stage
 
         stage.run(recipe, self.workdir or Path('runs', recipe.name), stage=self.stage, first=self.first)
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a checkpoint as a Hugging Face folder, which transformers and vLLM load."""
+
+    afterwards: ClassVar[str] = 'nothing was written'
+
+    checkpoint: Annotated[tyro.conf.Positional[str], _arg('CHECKPOINT')]
+    """A workdir (its last stage), WORKDIR:STAGE, a Hugging Face folder, or a GGUF."""
+    directory: Annotated[tyro.conf.Positional[Path], _arg('DIR')]
+    """A folder that does not exist yet."""
+    dtype: Literal['bfloat16', 'float16', 'float32', 'stored'] = 'bfloat16'
+    """Of the weights; stored: as the checkpoint has them."""
+
+    def __call__(self) -> None:
+        from r1jax import settings
+        from r1jax.train import restore
+        from r1jax.weights import export, exported_chat
+
+        with settings.as_bad_input():
+            found = restore.restore(self.checkpoint)
+            tokenizer = found.source.tokenizer
+            template = exported_chat.exported(found.template, tokenizer) if found.template and tokenizer else None
+            dtype = None if self.dtype == 'stored' else self.dtype
+            files = export.write(str(self.directory), found.source, dtype, chat_template=template)
+        for note in found.source.skipped:
+            print(f'left out: {note}')
+        print(f'{found.what} -> {self.directory}: {", ".join(files)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r1jax {r1jax.__version__}')
         return 0
     about = f'{r1jax.__doc__} This is version {r1jax.__version__}, as --version says.'
-    command = tyro.cli(Run | Report | Grade, prog='r1jax', description=about, args=argv)
+    command = tyro.cli(Run | Export | Report | Grade, prog='r1jax', description=about, args=argv)
 
     runtime.configure()
     from r1jax.settings import BadInput

@@ -260,7 +260,9 @@ class Stage:
     loss: NLL | GRPO
     optim: OptimConfig
     rows: RowConfig
-    start: str = 'init'  # 'init', the name of an earlier stage, or a weights file: PATH.gguf, package:PACKAGE/FILE.gguf
+    # 'init' (random weights), the name of an earlier stage, a Hugging Face folder (written with a slash), PATH.gguf,
+    # package:PACKAGE/FILE.gguf, or a preset of r1jax.presets (its shape, random weights)
+    start: str = 'init'
     phases: tuple[Phase, ...] = ()
     evals: tuple[Eval, ...] = ()
     checkpoint_every: int = 50  # steps
@@ -274,8 +276,8 @@ class Recipe:
     name: str
     stages: tuple[Stage, ...]
     template: Callable[[Problem, Any], str]  # (problem, tokenizer) -> model input
-    model: ModelConfig | None = None  # None: read from the first stage's weights file
-    tokenizer: Tokenizers | None = None  # None: read from the first stage's weights file
+    model: ModelConfig | None = None  # None: that of the weights a stage starts from
+    tokenizer: Tokenizers | None = None  # None: as model; a preset has none
     mesh: MeshConfig = MeshConfig()
     grading: GradingConfig = GradingConfig()
     seed: int = 0

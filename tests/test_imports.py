@@ -34,7 +34,7 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
 }
 
 _NN = {'types', 'config', 'sharding'}
-_TOP = {'settings', 'checks', 'record', 'workdir'}
+_TOP = {'settings', 'checks', 'presets', 'record', 'workdir'}
 ROOMS = {  # room -> rooms it may import from, besides itself
     'types': {'arrays'},  # lazily: device values bring jax
     'arrays': set(),
@@ -45,18 +45,18 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'rl': {*_NN, 'nn'},
     'sample': {*_NN, 'nn'},
     'data': {'types'},
-    'weights': {'types', 'config', 'presets', 'data'},
+    'weights': {'__init__', 'types', 'config', 'presets', 'data'},
     'rewards': {'types', 'config', 'data'},  # never nn: a reward model's scoring function is passed in
     'evals': {*_NN, 'sample', 'rewards'},
     'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'evals', 'report'},
     'report': {'train.log'},  # the names of a workdir's files, and nothing that would start jax
     'settings': {'config'},
-    'checks': {'config', 'settings'},
+    'checks': {'config', 'presets', 'settings'},
     'record': {'settings'},
     'workdir': {'config', 'settings', 'record'},
     'runtime': set(),
     'grade': {'types', 'data', 'rewards', 'settings'},  # and nothing that would start jax
-    'cli': {'__init__', 'runtime', 'settings', 'train', 'report', 'grade'},
+    'cli': {'__init__', 'runtime', 'settings', 'data', 'train', 'weights', 'report', 'grade'},
     '__main__': {'cli'},
     '__init__': set(),
 }

@@ -56,6 +56,14 @@ class Tokenizer(abc.ABC):
     def piece(self, id: int) -> str:
         """The written form of one token, '' if it has none."""
 
+    @abc.abstractmethod
+    def save(self, directory: str | os.PathLike, chat_template: str | None = None) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which `HFTokenizer.from_file` and transformers read.
+
+        Args:
+          chat_template: Jinja source in place of this tokenizer's own.
+        """
+
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -163,6 +171,48 @@ class SentencePiece(Tokenizer):
 
     def piece(self, id: int) -> str:
         return self._model.id_to_piece(int(id))
+
+    def save(self, directory: str | os.PathLike, chat_template: str | None = None) -> None:
+        """The same tokenizer in the other library's form: see `_as_hugging_face`."""
+        tokenizer = _as_hugging_face(self._model)
+        HFTokenizer(tokenizer, self.eos, self.pad, chat_template or self.chat_template, self.bos).save(directory)
+
+
+def _as_hugging_face(model: sentencepiece.SentencePieceProcessor) -> tokenizers.Tokenizer:
+    """A SentencePiece byte-pair model without normalisation, as the `tokenizers` library has it; both give the same ids.
+
+    SentencePiece joins the neighbours whose piece has the best score. As merges that is every cut of every piece, best scores first.
+    Symbols that are always one token become added tokens, which are matched before anything is merged.
+
+    Raises:
+      ValueError: the model is of another kind.
+    """
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    described = proto.ModelProto.FromString(model.serialized_model_proto())
+    trainer, normalizer = described.trainer_spec, described.normalizer_spec
+    plain = not (normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces or normalizer.precompiled_charsmap)
+    if trainer.model_type != proto.TrainerSpec.BPE or not plain or trainer.byte_fallback:
+        raise ValueError('only a byte-pair model without normalisation or byte fallback can become a tokenizer.json')
+    kind = proto.ModelProto.SentencePiece
+    vocab = {piece.piece: i for i, piece in enumerate(described.pieces)}
+    normal = [p for p in described.pieces if p.type == kind.NORMAL]
+    merges = [
+        (p.piece[:i], p.piece[i:])
+        for p in sorted(normal, key=lambda p: -p.score)
+        for i in range(1, len(p.piece))
+        if {p.piece[:i], p.piece[i:]} <= vocab.keys()
+    ]
+    unknown = model.id_to_piece(model.unk_id())
+    out = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True))
+    out.normalizer = tokenizers.normalizers.Replace(' ', '▁')
+    out.decoder = tokenizers.decoders.Replace('▁', ' ')
+    added = {kind.CONTROL: True, kind.UNKNOWN: True, kind.USER_DEFINED: False}  # type -> whether it is no text
+    for p in described.pieces:
+        if p.type in added:
+            special = added[p.type]
+            out.add_tokens([tokenizers.AddedToken(p.piece, special=special, normalized=not special)])
+    return out
 
 
 def train_sentencepiece(texts: Iterable[str], path: str | os.PathLike, vocab: int, symbols: Sequence[str] = ()) -> None:
@@ -290,15 +340,15 @@ class HFTokenizer(Tokenizer):
     def piece(self, id: int) -> str:
         return self._tokenizer.id_to_token(int(id)) or ''
 
-    def save(self, directory: str | os.PathLike) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which `from_file` and transformers read."""
+    def save(self, directory: str | os.PathLike, chat_template: str | None = None) -> None:
+        chat_template = chat_template or self.chat_template
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(str(directory / 'tokenizer.json'))
         named = {'eos_token': self.eos, 'pad_token': self.pad, 'bos_token': self.bos}
         config = {name: self._tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
         config |= {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False}
-        config |= {'chat_template': self.chat_template} if self.chat_template else {}
+        config |= {'chat_template': chat_template} if chat_template else {}
         (directory / 'tokenizer_config.json').write_text(
             json.dumps(config, ensure_ascii=False, indent=1), encoding='utf-8'
         )

@@ -14,6 +14,7 @@ from r1jax.checks import from_weights, validate
 from r1jax.config import Eval, ModelConfig, OnPolicy, Part, Recipe, SampleConfig, Stage
 from r1jax.data.stored import Made
 from r1jax.evals.run import Measure
+from r1jax.presets import PRESETS
 from r1jax.rewards.combine import applies, unfit
 from r1jax.rewards.pool import Pool
 from r1jax.sample import Sampler
@@ -43,11 +44,12 @@ class Prepared:
     model: ModelConfig
     tokenizer: Any
     jobs: tuple[Job, ...]
-    files: dict[str, Any]  # weights file -> parameters, of the stages that start from one
+    files: dict[str, Any]  # where a stage starts -> the opened `r1jax.weights.Reader`; None: a preset, drawn at random
 
 
 def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int, pool: Pool) -> Prepared:
-    """Loads what the stages named in `wanted` need. `pool` grades for their measures, and checks problems of rewards with a deadline.
+    """Loads what the stages named in `wanted` need; of weights everything but the weights. `pool` grades for their measures, and checks
+    problems of rewards with a deadline.
 
     Raises:
       BadInput: empty or ill-formed data, a prompt or an example that does not fit, weights of another shape, problems that no reward
@@ -57,21 +59,28 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int, p
     model, tokenizer = recipe.model, None
     starts = {s.start: None for s in recipe.stages if from_weights(s.start)}
     for start in starts:
-        loaded = _blamed(f'weights {start}', lambda start=start: weights.load(start))
-        if model is not None and (differ := _differences(model, loaded.config)):
+        reader = files[start] = _opened(start)
+        theirs = PRESETS[start] if reader is None else reader.config
+        if model is not None and (differ := _differences(model, theirs)):
             raise BadInput(f"{start} has another shape than the recipe's model: {differ}")
-        model = model or loaded.config
-        tokenizer = tokenizer or loaded.tokenizer
-        files[start] = loaded.params
+        model = model or theirs
+        if tokenizer is None and reader is not None and recipe.tokenizer is None:
+            tokenizer = _blamed(f'weights {start}', lambda reader=reader: reader.tokenizer)
     if recipe.tokenizer is not None:
         tokenizer = _blamed('tokenizer', lambda: recipe.tokenizer.load(workdir))
     if model is None or tokenizer is None:
-        raise BadInput('a recipe needs a model and a tokenizer, or a first stage that starts from a weights file')
+        raise BadInput(
+            'a recipe needs a model and a tokenizer, or a first stage that starts from weights that have both'
+        )
     if tokenizer.vocab_size > model.vocab:
         raise BadInput(f'the tokenizer has {tokenizer.vocab_size} tokens, more than model.vocab={model.vocab}')
     validate(dataclasses.replace(recipe, model=model), devices)  # what depends on the model's sizes
     jobs = tuple(_job(recipe, s, model, tokenizer, pool) for s in recipe.stages if s.name in wanted)
     return Prepared(model, tokenizer, jobs, files)
+
+
+def _opened(start: str) -> Any:
+    return None if start in PRESETS else _blamed(f'weights {start}', lambda: weights.opened(start))
 
 
 def _differences(ours: ModelConfig, theirs: ModelConfig) -> str:

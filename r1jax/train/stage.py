@@ -24,7 +24,7 @@ from r1jax.rewards.pool import Pool
 from r1jax.rl.batch import Item, pack, unpack
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput, as_bad_input, chosen
-from r1jax.train import checkpoint, optim
+from r1jax.train import checkpoint, optim, restore
 from r1jax.train import step as compiled
 from r1jax.train.interrupt import Signals, Stopped
 from r1jax.train.live import Live
@@ -32,6 +32,7 @@ from r1jax.train.log import Log, write_summary
 from r1jax.train.phases import longest, settings_at
 from r1jax.train.prepare import Job, Prepared, prepare
 from r1jax.train.source import OnPolicySource, StoredSource
+from r1jax.weights import reader
 from r1jax.workdir import open_workdir
 
 
@@ -60,6 +61,7 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
         with as_bad_input():
             warmed = pool.warm(_graders(recipe, wanted))  # they start while data are read
             ready = prepare(recipe, workdir, wanted, jax.device_count(), pool)
+            restore.write(workdir, ready.model, ready.tokenizer)
             for each in warmed:
                 each.result()
         resume = _resume_point(recipe, workdir)
@@ -311,7 +313,9 @@ class _Stage:
         if start == 'init':
             return compiled.init_state(self.model, self.tx, key, self.mesh)
         if from_weights(start):
-            return compiled.init_state(self.model, self.tx, key, self.mesh, self.ready.files[start])
+            file = self.ready.files[start]
+            params = None if file is None else reader.params(file, self.where.params)
+            return compiled.init_state(self.model, self.tx, key, self.mesh, params)
         if not checkpoint.read_done(self.workdir, start):
             raise BadInput(
                 f'stage {self.stage.name} starts from {start}, which is not finished in {self.workdir}: run it first'

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from r1jax.config import ModelConfig
+from r1jax.weights import safetensors
 from r1jax.weights.table import Piece, Table
 
 
@@ -48,6 +49,10 @@ class Reader(abc.ABC):
     def read(self, name: str) -> np.ndarray:
         """A tensor, by its name in the file."""
 
+    def kind(self, piece: Piece) -> np.dtype:
+        """The type of a piece: the one that holds all its tensors'."""
+        return functools.reduce(np.promote_types, map(self.dtype, piece.names))
+
     def stored(self, piece: Piece, experts: slice = slice(None)) -> np.ndarray:
         """A piece as it is stored, some experts of it where they have tensors of their own."""
         if '{expert}' in piece.tensor.name:
@@ -71,8 +76,7 @@ def params(reader: Reader, shardings: Any = None, dtype: str | None = 'float32')
     """
     out: dict[str, Any] = {}
     for path, pieces in reader.table.leaves().items():
-        kinds = [np.dtype(dtype)] if dtype else [reader.dtype(name) for piece in pieces for name in piece.names]
-        kind = functools.reduce(np.promote_types, kinds)
+        kind = safetensors.named(dtype) if dtype else functools.reduce(np.promote_types, map(reader.kind, pieces))
         inner = out
         for name in path[:-1]:
             inner = inner.setdefault(name, {})

@@ -22,6 +22,7 @@ DTYPES = {
     'F8_E4M3': np.dtype(jnp.float8_e4m3fn),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_BY_WORD = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16'}
 _LONGEST = 100_000_000  # bytes of a header that is believed
 _POINTER = b'version https://git-lfs'
 
@@ -60,11 +61,13 @@ def entries(path: str) -> dict[str, Entry]:
             header.pop('__metadata__', None)
             out, spans = {}, []
             for name, each in header.items():
-                (low, high), shape = each['data_offsets'], tuple(map(int, each['shape']))
+                (low, high), shape = each['data_offsets'], tuple(each['shape'])
+                if not all(isinstance(n, int) and n >= 0 for n in (*shape, low, high)):
+                    raise _broken(path, f'tensor {name} has shape {shape} and bytes {low} to {high}')
                 if each['dtype'] not in DTYPES:
                     raise ValueError(f'{path}: tensor {name} is {each["dtype"]}; supported: {", ".join(DTYPES)}')
                 out[name] = Entry(path, DTYPES[each['dtype']], shape, 8 + length + low)
-                if min(shape, default=0) < 0 or out[name].size != high - low:
+                if out[name].size != high - low:
                     raise _broken(path, f'tensor {name} of shape {shape} has {high - low} bytes')
                 spans.append((low, high))
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
@@ -77,6 +80,13 @@ def entries(path: str) -> dict[str, Entry]:
     if size != 8 + length + end:
         raise _broken(path, f'{size} bytes, but its header says {8 + length + end}')
     return out
+
+
+def named(word: str) -> np.dtype:
+    """The type called bfloat16, float16 or float32. ValueError if it is none of them."""
+    if word not in _BY_WORD:
+        raise ValueError(f'no dtype {word!r} of weights (known: {", ".join(_BY_WORD)})')
+    return DTYPES[_BY_WORD[word]]
 
 
 def _broken(path: str, why: str) -> ValueError:

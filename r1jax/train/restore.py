@@ -1,0 +1,100 @@
+"""What a command means by CHECKPOINT: a workdir (`DIR` or `DIR:STAGE`), a Hugging Face folder, or a GGUF.
+
+A workdir says what its weights are by two things that a run writes before its first step: model.json, the resolved `ModelConfig`
+(a recipe may leave it to a weights file), and tokenizer/, as Hugging Face has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from r1jax import config, weights
+from r1jax.config import ModelConfig
+from r1jax.nn import transformer
+from r1jax.record import to_json
+from r1jax.settings import BadInput, nearest
+from r1jax.train import checkpoint
+from r1jax.weights import export
+
+MODEL, TOKENIZER = 'model.json', 'tokenizer'
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint, opened."""
+
+    source: export.Source
+    template: str | None  # of the recipe, as config.json writes it; None: no workdir
+    what: str  # in words
+
+
+def write(workdir: str, model: ModelConfig, tokenizer: Any) -> None:
+    """Writes what `restore` needs to know of a workdir."""
+    part = os.path.join(workdir, MODEL + '.part')
+    with open(part, 'w', encoding='utf-8') as file:
+        json.dump(to_json(model), file, indent=2)
+        file.write('\n')
+    os.replace(part, os.path.join(workdir, MODEL))
+    if hasattr(tokenizer, 'save'):
+        tokenizer.save(os.path.join(workdir, TOKENIZER))
+
+
+def restore(name: str) -> Restored:
+    """Opens a checkpoint; a workdir's parameters are read to the host.
+
+    Raises:
+      FileNotFoundError, ImportError, ValueError: as `r1jax.weights.load`.
+      BadInput: a workdir without a checkpoint, or without the stage.
+    """
+    folder, _, stage = (name, '', '') if os.path.exists(name) else name.rpartition(':')
+    if not os.path.isdir(os.path.join(folder, 'checkpoints')):
+        return Restored(weights.opened(name), None, name)
+    try:
+        with open(os.path.join(folder, 'config.json'), encoding='utf-8') as file:
+            recipe = json.load(file)['recipe']
+        with open(os.path.join(folder, MODEL), encoding='utf-8') as file:
+            model = _model(json.load(file))
+    except (ValueError, KeyError, OSError) as error:
+        raise BadInput(f'{folder} is no workdir that a run has begun in: {error!r}') from error
+    stages = [each['name'] for each in recipe['stages']]
+    if stage and stage not in stages:
+        raise BadInput(f'{folder} has no stage {stage}{nearest(stage, stages)}')
+    for each in [stage] if stage else reversed(stages):
+        if os.path.isdir(checkpoint.stage_directory(folder, each)):
+            with checkpoint.Checkpoints(folder, each) as saved:
+                if (step := saved.latest()) is not None:
+                    params = saved.params(step, _like(model))
+                    break
+    else:
+        raise BadInput(f'{folder} has no checkpoint{f" of stage {stage}" if stage else ""}: run it first')
+    held = export.Held(model, params, _tokenizer(folder))
+    return Restored(held, recipe.get('template'), f'{folder}, stage {each}, step {step}')
+
+
+def _like(model: ModelConfig) -> Any:
+    """The parameters as NumPy arrays to be read into; their memory is taken as it is written to."""
+    shapes = jax.eval_shape(lambda: transformer.unbox(transformer.init_boxed(model, jax.random.key(0))))
+    return jax.tree.map(lambda s: np.empty(s.shape, s.dtype), shapes)
+
+
+def _tokenizer(folder: str) -> Any:
+    from r1jax.data.tokenizer import HFTokenizer
+
+    file = os.path.join(folder, TOKENIZER, 'tokenizer.json')
+    return HFTokenizer.from_file(file) if os.path.isfile(file) else None
+
+
+def _model(value: Any) -> Any:
+    """What `to_json` wrote of a dataclass of `r1jax.config`."""
+    if not isinstance(value, dict):
+        return value
+    module, _, name = value['type'].partition(':')
+    if module != config.__name__ or not dataclasses.is_dataclass(kind := getattr(config, name, None)):
+        raise ValueError(f'{value["type"]} is not of {config.__name__}')
+    return kind(**{field: _model(inner) for field, inner in value.items() if field != 'type'})
