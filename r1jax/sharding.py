@@ -25,6 +25,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     'kv_heads': 'tensor',
     'hidden': 'tensor',
     'head_dim': None,
+    'latent': None,
+    'expert': None,  # experts are whole on each device of data × tensor, their width over fsdp; an axis of their own is left for pods
     'layers': None,
     'length': None,
     'micro': None,

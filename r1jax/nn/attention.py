@@ -4,7 +4,8 @@
 a prompt shared by G samples and each sample's own suffix are two calls and one merge, in decoding and (`attend_rows`) in a
 packed row.
 
-Axes: B rows, T queries, S keys, N query heads, K key/value heads, R = N/K, H head dim. In `attend` heads stand before tokens and keys
+Axes: B rows, T queries, S keys, N query heads, K key/value heads, R = N/K, H head dim, V value dim (H but in latent
+attention). In `attend` heads stand before tokens and keys
 are transposed, so that both products are plain batched matmuls, which a CPU computes faster for one query (benchmarks/cpu.py).
 """
 
@@ -48,7 +49,7 @@ class Rows:
 
 
 def attend_rows(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, dtype: str) -> jax.Array:
-    """Attention within packed rows: q [B,T,N,H]; k, v [B,T,K,H]. Returns f32[B,T,N,H].
+    """Attention within packed rows: q [B,T,N,H]; k [B,T,K,H]; v [B,T,K,V]. Returns f32[B,T,N,V].
 
     No score is computed between two blocks, nor from a prompt to a block. The gradient needs nothing of the size of the scores: they
     are computed again, and the logsumexp over all of a query's keys makes each part's weights those of the whole (FlashAttention-2,
@@ -113,13 +114,13 @@ def _rows(a, rows):
 
 
 def _part_backward(q, g, total, delta, k, v, mask, dtype):
-    """Gradients of q [B,T,N,H], k and v [B,S,K,H] through some of the queries' keys: g [B,T,N,H] is that of the output; total, the
-    logsumexp over all keys, and delta, output · g, are [B,T,N].
+    """Gradients of q [B,T,N,H], k [B,S,K,H] and v [B,S,K,V] through some of the queries' keys: g [B,T,N,V] is that of the output;
+    total, the logsumexp over all keys, and delta, output · g, are [B,T,N].
     """
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
     q, k, v = heads_first(q * H**-0.5, k, v)
-    q, g = (a.astype(dtype).reshape(B, K, N // K * T, H) for a in (q, g.swapaxes(1, 2)))
+    q, g = (a.astype(dtype).reshape(B, K, N // K * T, a.shape[-1]) for a in (q, g.swapaxes(1, 2)))
     k, v = k.astype(dtype), v.astype(dtype)
 
     def product(equation, a, b):
@@ -146,22 +147,33 @@ def heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, ja
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
     """softmax(q·kᵀ/√H)·v over the unmasked keys.
 
-    q [B,N,T,H]; k [B,K,H,S]; v [B,K,S,H]; mask bool, broadcastable to [B,T,S].
-    Returns out f32[B,N,T,H] and logsumexp f32[B,N,T] of the scaled scores. A query without keys gives out 0.
+    q [B,N,T,H]; k [B,K,H,S]; v [B,K,S,V]; mask bool, broadcastable to [B,T,S].
+    Returns out f32[B,N,T,V] and logsumexp f32[B,N,T] of the scaled scores. A query without keys gives out 0.
     """
+    return read(score(q * q.shape[-1] ** -0.5, k, dtype), v, mask, dtype)
+
+
+def score(q: jax.Array, k: jax.Array, dtype: str) -> jax.Array:
+    """q·k, f32[B,N,T,S]: q [B,N,T,H]; k [B,K,H,S]."""
     B, N, T, H = q.shape
     K = k.shape[1]
-    q = (q * H**-0.5).astype(dtype).reshape(B, K, N // K * T, H)
+    q = q.astype(dtype).reshape(B, K, N // K * T, H)
     s = jnp.einsum('bkqh,bkhs->bkqs', q, k.astype(dtype), preferred_element_type=jnp.float32)
-    s = s.reshape(B, N, T, -1)
+    return s.reshape(B, N, T, -1)
+
+
+def read(s: jax.Array, v: jax.Array, mask: jax.Array, dtype: str) -> tuple[jax.Array, jax.Array]:
+    """softmax(s)·v and the logsumexp, as `attend` returns them: s f32[B,N,T,S]; v [B,K,S,V]."""
+    B, N, T, _ = s.shape
+    K = v.shape[1]
     s = jnp.where(mask[:, None], s, _NONE)
     top = jax.lax.stop_gradient(s.max(-1, keepdims=True))
     e = jnp.exp(s - top)  # exactly 0 at masked keys, unless every key is masked
     some = top > _NONE / 2
     total = e.sum(-1, keepdims=True)
     e = e.astype(dtype).reshape(B, K, N // K * T, -1)
-    out = jnp.einsum('bkqs,bksh->bkqh', e, v.astype(dtype), preferred_element_type=jnp.float32)
-    out = jnp.where(some, out.reshape(B, N, T, H) / total, 0.0)
+    out = jnp.einsum('bkqs,bksv->bkqv', e, v.astype(dtype), preferred_element_type=jnp.float32)
+    out = jnp.where(some, out.reshape(B, N, T, -1) / total, 0.0)
     return out, jnp.where(some, top + jnp.log(total), _NONE)[..., 0]
 
 

@@ -4,15 +4,20 @@ The prompt's keys are computed once a question and read by its G samples; each s
 entry t of every suffix is response token t.
 
 Axes: L layers of a stack (no axis where layers are not stacked, as in decoding), Q questions, B rows (Q·G, question-major, while no
-row has left), P prompt tokens, S suffix entries, K key/value heads, H head dim.
+row has left), P prompt tokens, S suffix entries, N query heads, K key/value heads, H head dim, V value dim.
+
+Multi-head latent attention (`r1jax.nn.mla`) keeps a token's rotary key and latent in the places of key and value, with K = 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from r1jax.nn.attention import merge
 
 KV = tuple[jax.Array, jax.Array]  # keys, values
 
@@ -22,9 +27,9 @@ _LEAST = 64  # entries of a suffix that are read at least
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    prefix: tuple[KV, ...]  # keys [L,Q,K,H,P] and values [L,Q,K,P,H] of each stack
+    prefix: tuple[KV, ...]  # keys [L,Q,K,H,P] and values [L,Q,K,P,V] of each stack
     prefix_length: jax.Array  # i32[Q]
-    suffix: tuple[KV, ...]  # keys [L,B,K,H,S] and values [L,B,K,S,H] of each stack
+    suffix: tuple[KV, ...]  # keys [L,B,K,H,S] and values [L,B,K,S,V] of each stack
     filled: jax.Array  # i32[], entries of every suffix that hold keys
 
 
@@ -38,9 +43,9 @@ def with_suffix(prefix: tuple[KV, ...], prefix_length: jax.Array, samples: int, 
 
     def empty(kv):
         k, v = kv
-        *L, Q, K, _, H = v.shape
+        *L, Q, K, H, _ = k.shape
         rows = *L, Q * samples, K
-        return jnp.zeros((*rows, H, size), k.dtype), jnp.zeros((*rows, size, H), v.dtype)
+        return jnp.zeros((*rows, H, size), k.dtype), jnp.zeros((*rows, size, v.shape[-1]), v.dtype)
 
     return Cache(prefix, prefix_length, tuple(map(empty, prefix)), jnp.int32(0))
 
@@ -65,3 +70,32 @@ def reads(size: int) -> tuple[int, ...]:
     while 4 * out[-1] <= size:
         out.append(4 * out[-1])
     return (*(n for n in out if 2 * n < size), size)
+
+
+def attend_cached(
+    attend: Callable, q, k: jax.Array, v: jax.Array, old: tuple[KV, KV], cache: Cache
+) -> tuple[jax.Array, KV]:
+    """One new token a row: the question's prompt, shared by its G rows, merged with the row's own suffix.
+
+    attend(q, k, v, mask) -> (out, logsumexp) as `r1jax.nn.attention.attend`, of q, an array [B,N,1,·] or several; k [B,K,H,1] and
+    v [B,K,1,V] of the new token; `old`: a layer's prefix and suffix. Returns out f32[B,1,N,V] and the suffix with the token in it.
+    """
+    (pk, pv), (sk, sv) = old
+    B, N = jax.tree.leaves(q)[0].shape[:2]
+    Q, _, P, _ = pv.shape
+    at = cache.filled
+    sk = jax.lax.dynamic_update_slice(sk, k, (0, 0, 0, at))
+    sv = jax.lax.dynamic_update_slice(sv, v, (0, 0, at, 0))
+    # the G samples are G queries of one row
+    grouped = jax.tree.map(lambda a: a.reshape(Q, B // Q, N, -1).swapaxes(1, 2), q)
+    known = (jnp.arange(P) < cache.prefix_length[:, None])[:, None]
+    out, total = attend(grouped, pk, pv, known)
+    prompt = out.swapaxes(1, 2).reshape(B, N, 1, -1), total.swapaxes(1, 2).reshape(B, N, 1)
+    sizes = reads(sv.shape[2])
+    which = (cache.filled >= jnp.array(sizes[:-1], jnp.int32)).sum()
+
+    def read(n):
+        return lambda: attend(q, sk[..., :n], sv[:, :, :n], (jnp.arange(n) <= cache.filled)[None, None])
+
+    own = jax.lax.switch(which, [read(n) for n in sizes])
+    return merge(prompt, own)[0].swapaxes(1, 2), (sk, sv)

@@ -1,6 +1,7 @@
 """The small parts of a block, as functions on arrays.
 
-Axes: B rows, T tokens, D width, N query heads, K key/value heads, H head dim, F hidden, V vocabulary.
+Axes: B rows, T tokens, D width, N query heads, K key/value heads, H head dim, R rotated entries of a head,
+F hidden, V vocabulary.
 Norms run in float32; matmul inputs in the config's dtype, cast by `matmul` and nowhere else.
 """
 
@@ -12,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from r1jax.config import Llama3Scaling, ModelConfig
+from r1jax.config import Llama3Scaling, ModelConfig, YarnScaling
 
 
 def matmul(x: jax.Array, w: jax.Array | Columns, dtype: str, contract: int = 1) -> jax.Array:
@@ -62,8 +63,11 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def frequencies(cfg: ModelConfig) -> jax.Array:
-    """RoPE's angles a position, f32[H/2], θ^(-2i/H), scaled for a longer context where the model is."""
-    frequency = cfg.rope_theta ** (-jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
+    """RoPE's angles a position, f32[R/2], θ^(-2i/R), scaled for a longer context where the model is; R is H, but in latent attention."""
+    R = cfg.mla.rotary if cfg.mla else cfg.head_dim
+    frequency = cfg.rope_theta ** (-jnp.arange(0, R, 2, dtype=jnp.float32) / R)
+    if isinstance(cfg.rope_scaling, YarnScaling):
+        return yarn(cfg.rope_scaling, frequency, cfg.rope_theta)
     return llama3(cfg.rope_scaling, frequency) if cfg.rope_scaling else frequency
 
 
@@ -74,10 +78,38 @@ def llama3(cfg: Llama3Scaling, frequency: jax.Array) -> jax.Array:
     return frequency * (kept + (1 - kept) / cfg.factor)
 
 
-def rotation(position: jax.Array, frequency: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [B,T,1,H/2] of RoPE's angles for positions i32[B,T] (Su et al., arXiv 2104.09864)."""
+def yarn(cfg: YarnScaling, frequency: jax.Array, theta: float) -> jax.Array:
+    """YaRN's frequencies from RoPE's, f32[R/2] (arXiv 2309.00071 §3.2, "NTK-by-parts"; the ramp's ends in whole entries, as released
+    code has them).
+    """
+    half = frequency.shape[0]
+
+    def entry(turns):  # the entry that turns so often in the original context
+        return half * math.log(cfg.original / (turns * 2 * math.pi)) / math.log(theta)
+
+    low, high = max(math.floor(entry(cfg.fast)), 0), min(math.ceil(entry(cfg.slow)), 2 * half - 1)
+    slowed = jnp.clip((jnp.arange(half) - low) / max(high - low, 1e-3), 0, 1)
+    return frequency * (1 - slowed + slowed / cfg.factor)
+
+
+def yarn_scale(cfg: YarnScaling, mscale: float) -> float:
+    """m(mscale) = 0.1·mscale·ln(factor) + 1, and 1 where the context is not extended (YaRN eq. 22)."""
+    return 0.1 * mscale * math.log(cfg.factor) + 1.0 if cfg.factor > 1 else 1.0
+
+
+def amplitude(cfg: ModelConfig) -> float:
+    """What YaRN multiplies rotated queries and keys by; 1 without it."""
+    yarn = cfg.rope_scaling
+    return (
+        yarn_scale(yarn, yarn.mscale) / yarn_scale(yarn, yarn.mscale_all_dim) if isinstance(yarn, YarnScaling) else 1.0
+    )
+
+
+def rotation(position: jax.Array, frequency: jax.Array, amplitude: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [B,T,1,R/2] of RoPE's angles for positions i32[B,T] (Su et al., arXiv 2104.09864), times `amplitude`."""
     angle = position.astype(jnp.float32)[:, :, None, None] * frequency
-    return jnp.cos(angle), jnp.sin(angle)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return (cos, sin) if amplitude == 1 else (cos * amplitude, sin * amplitude)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -7,12 +7,17 @@ that axis, which is not scanned: faster to decode, slower to compile.
 A full pass takes packed rows (`segment`, `parent`: see `r1jax.types.Batch`) and returns every layer's keys and values, which is
 what prefill needs and the compiler drops elsewhere. A decoding pass takes a `Cache` and one token a row.
 
-Axes: B rows, T tokens, D width, N query heads, K key/value heads, H head dim, F hidden, V vocabulary, L layers of a stack.
+Dense layers and layers with experts are different stacks: DeepSeek-V3 begins with three dense layers, stack_0, and goes on with 58
+of experts, stack_1. What a layer computes is decided by the weights that it has ('router', 'gate', 'kv_a').
+
+Axes: B rows, T tokens, D width, N query heads, K key/value heads, H head dim, F hidden, V vocabulary, L layers of a stack,
+M layers with experts, E experts, k of a token.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -21,9 +26,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from r1jax.config import ModelConfig
-from r1jax.nn import layers
-from r1jax.nn.attention import Rows, attend, attend_rows, heads_first, merge
-from r1jax.nn.cache import KV, Cache, reads
+from r1jax.nn import layers, mla, moe
+from r1jax.nn.attention import Rows, attend, attend_rows, heads_first
+from r1jax.nn.cache import KV, Cache, attend_cached
 from r1jax.sharding import constrain, named, size
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
@@ -39,37 +44,58 @@ def forward(
     cache: Cache | None = None,
     prompts: int = 0,
     block: int = 0,
+    routes: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[KV, ...] | Cache, dict]:
     """Hidden states f32[B,T,D] after the final norm; logits are `hidden @ unembedding(params).T`.
 
     tokens, position, segment, parent: i32[B,T]; prompts and block: how rows are cut (`r1jax.types.Batch`). Without a cache
-    the second result is each stack's keys [L,B,K,H,T] and values [L,B,K,T,H]; with one (T = 1) it is the cache with this token
-    appended. The third is `aux`, empty for dense models.
+    the second result is each stack's keys [L,B,K,H,T] and values [L,B,K,T,H] (of latent attention: rotary keys and latents, with
+    K = 1); with one (T = 1) it is the cache with this token appended.
+
+    The third is `aux`, empty for dense models; with experts 'choices' i32[B,T,M,k], which each token passed, and 'load' f32[M,E], how
+    many tokens each expert had, padding apart. routes i[B,T,M,k]: choices to take in place of the router's; −1 leaves it the choice.
     """
     with jax.named_scope('embed'):
         x = constrain(params['embed'][tokens].astype(jnp.float32), 'batch', 'length', None)
-    cos, sin = layers.rotation(position, layers.frequencies(cfg))
+    cos, sin = layers.rotation(position, layers.frequencies(cfg), layers.amplitude(cfg))
+    real = segment >= 0
     rows = Rows.create(segment, parent, prompts, block) if cache is None else None
-    kept = []
+    kept, routed, at = [], [], 0
     for i in range(stacks(params)):
+        weights = params[f'stack_{i}']
         old = None if cache is None else (cache.prefix[i], cache.suffix[i])
+        replay = None
+        if 'router' in weights:
+            before, at = at, at + _depth(weights)
+            replay = None if routes is None else jnp.moveaxis(routes[:, :, before:at], 2, 0)
 
-        def layer(x, weights_and_old):
-            weights, old = weights_and_old
-            return _block(cfg, weights, x, cos, sin, rows, old, cache)
+        def layer(x, of_layer):
+            weights, old, replay = of_layer
+            return _block(cfg, weights, x, cos, sin, rows, old, cache, real, replay)
 
-        x, kv = _scan(_remat(layer, cfg.remat), x, (params[f'stack_{i}'], old))
+        x, (kv, aux) = _scan(_remat(layer, cfg.remat), x, (weights, old, replay))
         kept.append(kv)
+        routed += [aux] if aux else []
     x = layers.rms_norm(x, params['norm'], cfg.norm_eps)
+    aux = jax.tree.map(lambda *a: jnp.concatenate(a), *routed) if routed else {}
+    if aux:
+        aux['choices'] = jnp.moveaxis(aux['choices'], 0, 2)
     if cache is None:
-        return x, tuple(kept), {}
-    return x, dataclasses.replace(cache, suffix=tuple(kept), filled=cache.filled + 1), {}
+        return x, tuple(kept), aux
+    return x, dataclasses.replace(cache, suffix=tuple(kept), filled=cache.filled + 1), aux
+
+
+def _depth(weights):
+    """Layers of a stack; 1 of an unstacked one."""
+    return 1 if weights['attn_norm'].ndim == 1 else weights['attn_norm'].shape[0]
 
 
 def _scan(layer, x, stack):
-    weights, _ = stack
-    single = weights['attn_norm'].ndim == 1
-    return layer(x, stack) if single else jax.lax.scan(layer, x, stack)
+    weights, old, replay = stack
+    if weights['attn_norm'].ndim > 1:
+        return jax.lax.scan(layer, x, stack)
+    x, (kv, aux) = layer(x, (weights, old, None if replay is None else replay[0]))
+    return x, (kv, jax.tree.map(lambda a: a[None], aux))
 
 
 def _remat(layer, policy):
@@ -82,56 +108,47 @@ def _remat(layer, policy):
     return jax.checkpoint(layer, policy={'dots': dots, 'full': None}[policy], prevent_cse=False)
 
 
-def _block(cfg, w, x, cos, sin, rows, old, cache):
-    """One layer on x [B,T,D]: returns x and its keys and values."""
+def _block(cfg, w, x, cos, sin, rows, old, cache, real, replay):
+    """One layer on x [B,T,D]: returns x and (its keys and values, its part of aux)."""
     with jax.named_scope('attention'):
         h = layers.rms_norm(x, w['attn_norm'], cfg.norm_eps)
-        if 'qkv' in w:
-            q, k, v = jnp.split(layers.matmul(h, w['qkv'], cfg.dtype), (cfg.heads, cfg.heads + cfg.kv_heads), 2)
-        else:
-            q, k, v = (layers.matmul(h, w[n], cfg.dtype) for n in 'qkv')  # [B,T,heads,H]
-        if cfg.qkv_bias:
-            q, k, v = (a + w[f'{n}_bias'] for n, a in zip('qkv', (q, k, v), strict=True))
-        if cfg.qk_norm:
-            q, k = (layers.rms_norm(a, w[f'{n}_norm'], cfg.norm_eps) for n, a in zip('qk', (q, k), strict=True))
-        q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
-        k, v = k.astype(cfg.dtype), v.astype(cfg.dtype)
-        if cache is None:
-            out, kv = attend_rows(q, k, v, rows, cfg.dtype), heads_first(q, k, v)[1:]
-        else:
-            out, kv = _attend_cached(cfg, q, k, v, old, cache)
+        attention = mla.attention if cfg.mla else _attention
+        out, kv = attention(cfg, w, h, cos, sin, rows, old, cache)
         x = x + layers.matmul(out, w['o'], cfg.dtype, contract=2)
     with jax.named_scope('mlp'):
-        h = layers.rms_norm(x, w['mlp_norm'], cfg.norm_eps)
-        if 'gate_up' in w:
-            gate, up = jnp.split(layers.matmul(h, w['gate_up'], cfg.dtype), 2, -1)
-        else:
-            gate, up = (layers.matmul(h, w[n], cfg.dtype) for n in ('gate', 'up'))
-        x = x + layers.matmul(jax.nn.silu(gate) * up, w['down'], cfg.dtype)  # SwiGLU (Shazeer, arXiv 2002.05202)
-    return constrain(x, 'batch', 'length', None), kv
+        h, aux = layers.rms_norm(x, w['mlp_norm'], cfg.norm_eps), {}
+        if 'gate' in w or 'gate_up' in w:  # a dense layer's, or the shared experts
+            x = x + _mlp(cfg, w, h)
+        if 'router' in w:
+            out, choice, load = moe.experts(cfg, w, h, real, replay)
+            x, aux = x + out, {'choices': choice, 'load': load}
+    return constrain(x, 'batch', 'length', None), (kv, aux)
 
 
-def _attend_cached(cfg, q, k, v, old, cache):
-    """One new token a row: the question's prompt, shared by its G rows, merged with the row's own suffix."""
-    (pk, pv), (sk, sv) = old
+def _mlp(cfg, w, h):
+    if 'gate_up' in w:
+        gate, up = jnp.split(layers.matmul(h, w['gate_up'], cfg.dtype), 2, -1)
+    else:
+        gate, up = (layers.matmul(h, w[n], cfg.dtype) for n in ('gate', 'up'))
+    return layers.matmul(jax.nn.silu(gate) * up, w['down'], cfg.dtype)  # SwiGLU (Shazeer, arXiv 2002.05202)
+
+
+def _attention(cfg, w, h, cos, sin, rows, old, cache):
+    """Grouped-query attention on h [B,T,D]: f32[B,T,N,H], and keys and values as `forward` returns them."""
+    if 'qkv' in w:
+        q, k, v = jnp.split(layers.matmul(h, w['qkv'], cfg.dtype), (cfg.heads, cfg.heads + cfg.kv_heads), 2)
+    else:
+        q, k, v = (layers.matmul(h, w[n], cfg.dtype) for n in 'qkv')  # [B,T,heads,H]
+    if cfg.qkv_bias:
+        q, k, v = (a + w[f'{n}_bias'] for n, a in zip('qkv', (q, k, v), strict=True))
+    if cfg.qk_norm:
+        q, k = (layers.rms_norm(a, w[f'{n}_norm'], cfg.norm_eps) for n, a in zip('qk', (q, k), strict=True))
+    q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
+    k, v = k.astype(cfg.dtype), v.astype(cfg.dtype)
+    if cache is None:
+        return attend_rows(q, k, v, rows, cfg.dtype), heads_first(q, k, v)[1:]
     q, k, v = heads_first(q, k, v)
-    B, N, _, H = q.shape
-    Q, _, P, _ = pv.shape
-    at = cache.filled
-    sk = jax.lax.dynamic_update_slice(sk, k, (0, 0, 0, at))
-    sv = jax.lax.dynamic_update_slice(sv, v, (0, 0, at, 0))
-    grouped = q.reshape(Q, B // Q, N, H).swapaxes(1, 2)  # the G samples are G queries of one row
-    known = (jnp.arange(P) < cache.prefix_length[:, None])[:, None]
-    out, total = attend(grouped, pk, pv, known, cfg.dtype)
-    prompt = out.swapaxes(1, 2).reshape(B, N, 1, H), total.swapaxes(1, 2).reshape(B, N, 1)
-    sizes = reads(sv.shape[2])
-    which = (cache.filled >= jnp.array(sizes[:-1], jnp.int32)).sum()
-
-    def read(n):
-        return lambda: attend(q, sk[..., :n], sv[:, :, :n], (jnp.arange(n) <= cache.filled)[None, None], cfg.dtype)
-
-    own = jax.lax.switch(which, [read(n) for n in sizes])
-    return merge(prompt, own)[0].swapaxes(1, 2), (sk, sv)
+    return attend_cached(functools.partial(attend, dtype=cfg.dtype), q, k, v, old, cache)
 
 
 def stacks(params: Params) -> int:
@@ -160,17 +177,21 @@ def for_few_rows(params: Params, dtype: str) -> Params:
     """
 
     def layer(w):
-        names = 'q', 'k', 'v', 'o', 'gate', 'up', 'down'
-        rest, products = {k: v for k, v in w.items() if k not in names}, {n: w[n] for n in names}
-        if size('tensor') == 1:  # else the halves of a product would lie on other devices than their use
-            q, k, v, o, gate, up, down = products.values()
-            products = {
-                'qkv': jnp.concatenate([q, k, v], 1),
-                'o': o,
-                'gate_up': jnp.concatenate([gate, up], 1),
-                'down': down,
-            }
-        return rest | {n: columns(n, a) for n, a in products.items()}
+        together = size('tensor') == 1  # else the halves of a product would lie on other devices than their use
+        out = {n: w[n] for n in w if n.endswith(('_norm', '_bias')) or n == 'router'}
+        out |= {n: w[n].astype(dtype) for n in moe.NAMES if n in w}
+        products = {}
+        if 'kv_b' in w:
+            out |= mla.for_few_rows(w, dtype)
+        elif together:
+            products |= {'qkv': jnp.concatenate([w[n] for n in 'qkv'], 1), 'o': w['o']}
+        else:
+            products |= {n: w[n] for n in 'qkvo'}
+        if 'gate' in w and together:
+            products |= {'gate_up': jnp.concatenate([w['gate'], w['up']], 1), 'down': w['down']}
+        elif 'gate' in w:
+            products |= {n: w[n] for n in ('gate', 'up', 'down')}
+        return out | {n: columns(n, a) for n, a in products.items()}
 
     def columns(name, weight):
         made = layers.Columns.of(weight, dtype, 2 if name == 'o' else 1)
@@ -198,9 +219,11 @@ class Transformer(nn.Module):
     def __call__(self) -> Params:
         c = self.cfg
         embed = nn.initializers.normal(0.02)
+        dense = c.layers - c.expert_layers
+        parts = [(n, routed) for n, routed in ((dense, False), (c.expert_layers, True)) if n]
         params = {
             'embed': self.param('embed', _axes(embed, 'vocab', 'embed'), (c.vocab, c.width)),
-            'stack_0': _Stack(c, c.layers, name='stack_0')(),
+            **{f'stack_{i}': _Stack(c, *part, name=f'stack_{i}')() for i, part in enumerate(parts)},
             'norm': self.param('norm', _axes(nn.initializers.ones, 'norm'), (c.width,)),
         }
         if self.scalar:
@@ -216,36 +239,89 @@ class Transformer(nn.Module):
 class _Stack(nn.Module):
     cfg: ModelConfig
     depth: int
+    routed: bool  # experts in place of the SwiGLU
 
     @nn.compact
     def __call__(self) -> Params:
         c = self.cfg
-        D, N, K, H, F = c.width, c.heads, c.kv_heads, c.head_dim, c.hidden
-        one, zero = nn.initializers.ones, nn.initializers.zeros
-
-        def normal(fan_in, residual=False):  # the two writes of a layer into the stream shrink with depth (GPT-2)
-            return nn.initializers.normal(fan_in**-0.5 * ((2 * c.layers) ** -0.5 if residual else 1.0))
-
-        table = {
+        D, one = c.width, nn.initializers.ones
+        hidden = c.moe.shared * c.moe.hidden if self.routed else c.hidden
+        table = {  # in an order that stays: it decides what each draws
             'attn_norm': (one, ('norm',), (D,)),
-            'q': (normal(D), ('embed', 'heads', 'head_dim'), (D, N, H)),
-            'k': (normal(D), ('embed', 'kv_heads', 'head_dim'), (D, K, H)),
-            'v': (normal(D), ('embed', 'kv_heads', 'head_dim'), (D, K, H)),
-            'o': (normal(N * H, True), ('heads', 'head_dim', 'embed'), (N, H, D)),
+            **(_latent(c) if c.mla else _grouped_query(c)),
             'mlp_norm': (one, ('norm',), (D,)),
-            'gate': (normal(D), ('embed', 'hidden'), (D, F)),
-            'up': (normal(D), ('embed', 'hidden'), (D, F)),
-            'down': (normal(F, True), ('hidden', 'embed'), (F, D)),
+            **(_swiglu(c, hidden) if hidden else {}),
+            **(_routed(c) if self.routed else {}),
+            **_query_key_value_extras(c),
         }
-        if c.qkv_bias:
-            table |= {f'{n}_bias': (zero, (a, 'head_dim'), (h, H)) for n, a, h in _heads(N, K)}
-        if c.qk_norm:
-            table |= {f'{n}_norm': (one, ('head_dim',), (H,)) for n in 'qk'}
         return {n: self.param(n, _axes(i, 'layers', *a), (self.depth, *s)) for n, (i, a, s) in table.items()}
 
 
-def _heads(N, K):
-    return ('q', 'heads', N), ('k', 'kv_heads', K), ('v', 'kv_heads', K)
+def _normal(fan_in, residual_of=0):
+    """N(0, 1/fan_in); the two writes of a layer into the stream of `residual_of` layers shrink with depth (GPT-2)."""
+    return nn.initializers.normal(fan_in**-0.5 * ((2 * residual_of) ** -0.5 if residual_of else 1.0))
+
+
+# Tables of a layer's parameters: name -> initialiser, logical axes, shape
+
+
+def _grouped_query(c: ModelConfig):
+    D, N, H = c.width, c.heads, c.head_dim
+    table = {n: (_normal(D), ('embed', axis, 'head_dim'), (D, h, H)) for n, axis, h in _heads(c)}
+    return table | {'o': (_normal(N * H, c.layers), ('heads', 'head_dim', 'embed'), (N, H, D))}
+
+
+def _query_key_value_extras(c: ModelConfig):
+    H, table = c.head_dim, {}
+    if c.qkv_bias:
+        table |= {f'{n}_bias': (nn.initializers.zeros, (axis, 'head_dim'), (h, H)) for n, axis, h in _heads(c)}
+    if c.qk_norm:
+        table |= {f'{n}_norm': (nn.initializers.ones, ('head_dim',), (H,)) for n in 'qk'}
+    return table
+
+
+def _heads(c: ModelConfig):
+    return ('q', 'heads', c.heads), ('k', 'kv_heads', c.kv_heads), ('v', 'kv_heads', c.kv_heads)
+
+
+def _latent(c: ModelConfig):
+    D, N, H, m = c.width, c.heads, c.head_dim, c.mla
+    one, C, Q, V = nn.initializers.ones, m.kv_rank, m.q_rank, m.value
+    table = {
+        'kv_a': (_normal(D), ('embed', 'latent'), (D, C + m.rotary)),
+        'kv_norm': (one, ('norm',), (C,)),
+        'kv_b': (_normal(C), ('latent', 'heads', 'head_dim'), (C, N, H - m.rotary + V)),
+        'o': (_normal(N * V, c.layers), ('heads', 'head_dim', 'embed'), (N, V, D)),
+    }
+    if not Q:
+        return table | {'q': (_normal(D), ('embed', 'heads', 'head_dim'), (D, N, H))}
+    return table | {
+        'q_a': (_normal(D), ('embed', 'latent'), (D, Q)),
+        'q_a_norm': (one, ('norm',), (Q,)),
+        'q_b': (_normal(Q), ('latent', 'heads', 'head_dim'), (Q, N, H)),
+    }
+
+
+def _swiglu(c: ModelConfig, hidden: int):
+    D, F = c.width, hidden
+    return {
+        'gate': (_normal(D), ('embed', 'hidden'), (D, F)),
+        'up': (_normal(D), ('embed', 'hidden'), (D, F)),
+        'down': (_normal(F, c.layers), ('hidden', 'embed'), (F, D)),
+    }
+
+
+def _routed(c: ModelConfig):
+    D, E, F = c.width, c.moe.experts, c.moe.hidden
+    table = {
+        'router': (_normal(D), ('embed', 'expert'), (D, E)),
+        'expert_gate': (_normal(D), ('expert', 'embed', 'hidden'), (E, D, F)),
+        'expert_up': (_normal(D), ('expert', 'embed', 'hidden'), (E, D, F)),
+        'expert_down': (_normal(F, c.layers), ('expert', 'hidden', 'embed'), (E, F, D)),
+    }
+    if c.moe.router_bias != 'none':
+        table['router_bias'] = nn.initializers.zeros, ('expert',), (E,)
+    return table
 
 
 def _axes(init, *names):

@@ -1,0 +1,136 @@
+"""Experts: each token passes k of E small SwiGLUs, and those that are shared by all tokens.
+
+In order: the router scores the experts and chooses k a token → tokens are sorted by expert → two grouped products (`grouped`: rows of
+one expert after the other, each with its expert's matrix) → back in their order, weighted by the scores and summed. No token is
+dropped, whatever the loads; padding goes to no expert and costs nothing.
+
+Two routers. DeepSeek-V3's (arXiv 2412.19437 §2.1.2): sigmoid scores, a bias that counts in choosing alone, experts from the best few
+groups. Qwen3's: softmax, the k best. Choosing is not differentiable and a rounding apart from choosing otherwise: an update that routes
+anew computes another function than was sampled. So choices are returned, recorded by the sampler and replayed by the update
+(arXiv 2510.11370), with weights from the current scores.
+
+Axes: B rows, T tokens, M = B·T, D width, E experts, k of a token, F of one expert, L layers with experts.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from r1jax import sharding
+from r1jax.config import ModelConfig, MoE
+from r1jax.nn.grouped import grouped
+
+Weights = dict[str, Any]  # of one layer
+NAMES = ('expert_gate', 'expert_up', 'expert_down')  # [E,D,F], [E,D,F], [E,F,D]
+
+
+def experts(
+    cfg: ModelConfig, w: Weights, h: jax.Array, real: jax.Array, replay: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The routed experts' output f32[B,T,D] for h [B,T,D], the choices i32[B,T,k] and the loads f32[E], tokens an expert.
+
+    real bool[B,T], False on padding: output 0, not in the loads. replay i[B,T,k]: choices to take in place of the router's; −1: none.
+    """
+    names = [n for n in ('router', 'router_bias', *NAMES) if n in w]
+    shards = {a for a in ('data', 'fsdp') if sharding.size(a) > 1}
+    args = {n: w[n] for n in names}, h, real, replay
+    if not shards:
+        return _experts(cfg, *args)
+    # Each device sorts its own rows; without this the compiler would gather all tokens to sort them.
+    rows, whole = sharding.spec('batch'), PartitionSpec()
+
+    def local(*args):
+        out, choice, load = _experts(cfg, *args)
+        return out, choice, jax.lax.psum(load, tuple(shards))
+
+    specs = jax.tree.map(lambda _: whole, args[0]), rows, rows, None if replay is None else rows
+    split = jax.shard_map(local, in_specs=specs, out_specs=(rows, rows, whole), axis_names=shards, check_vma=False)
+    return split(*args)
+
+
+def _experts(cfg, w, h, real, replay):
+    B, T, D = h.shape
+    E, k = cfg.moe.experts, cfg.moe.active
+    h, real = h.reshape(-1, D), real.reshape(-1)
+    with jax.named_scope('route'):
+        replay = None if replay is None else replay.reshape(-1, k)
+        choice, weight = route(cfg.moe, h, w['router'], w.get('router_bias'), replay)
+        to = jnp.where(real[:, None], choice, E).reshape(-1)  # padding sorts behind all experts
+        order = jnp.argsort(to, stable=True)
+        back = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype), unique_indices=True)
+        sizes = jnp.bincount(to, length=E).astype(jnp.int32)
+    with jax.named_scope('experts'):
+        x = _deal(h, order, back, k)
+        gate, up = (grouped(x, w[n], sizes, cfg.dtype) for n in NAMES[:2])
+        y = grouped(jax.nn.silu(gate) * up, w['expert_down'], sizes, cfg.dtype)
+        y = _deal(y, back, order, 1).reshape(-1, k, D)
+        out = jnp.sum(y * weight[..., None], 1)
+    return out.reshape(B, T, D), choice.reshape(B, T, k), sizes.astype(jnp.float32)
+
+
+def route(
+    cfg: MoE, h: jax.Array, router: jax.Array, bias: jax.Array | None, replay: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Which experts each token passes, i32[M,k], and their weights, f32[M,k] (DeepSeek-V3 eq. 12–16).
+
+    h [M,D]; router [D,E]; bias [E], which counts in choosing alone and has no gradient; replay i[M,k] as in `experts`. In float32 with
+    full precision: two scores a rounding apart would choose another expert.
+    """
+    logits = jnp.dot(h.astype(jnp.float32), router.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    scores = jax.nn.sigmoid(logits) if cfg.score == 'sigmoid' else jax.nn.softmax(logits, -1)
+    ranked = jax.lax.stop_gradient(scores if bias is None else scores + bias)
+    if cfg.groups > 1:
+        ranked = _in_best_groups(cfg, ranked)
+    choice = jax.lax.top_k(ranked, cfg.active)[1]
+    if replay is not None:
+        choice = jnp.where(replay >= 0, replay, choice).astype(choice.dtype)
+    weight = jnp.take_along_axis(scores, choice, -1)
+    if cfg.normalise:
+        weight = weight / (weight.sum(-1, keepdims=True) + 1e-20)
+    return choice, weight * cfg.scale
+
+
+def _in_best_groups(cfg, ranked):
+    """Scores [M,E] with −inf outside the best groups, by the sum of a group's two best (DeepSeek-V3's node-limited routing)."""
+    by_group = ranked.reshape(-1, cfg.groups, cfg.experts // cfg.groups)
+    rank = jax.lax.top_k(by_group, 2)[0].sum(-1)
+    best = jax.nn.one_hot(jax.lax.top_k(rank, cfg.top_groups)[1], cfg.groups, dtype=bool).any(1)
+    return jnp.where(best[..., None], by_group, -jnp.inf).reshape(ranked.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _deal(x, order, back, k):
+    """Row order[i] // k of x [M,D] as row i, [M·k,D]. `back` inverts `order`, so that the gradient is a gather too, not a scatter."""
+    return x[order // k]
+
+
+def _deal_backward(k, back, g):
+    return g[back].reshape(-1, k, g.shape[-1]).sum(1), None, None
+
+
+_deal.defvjp(lambda x, order, back, k: (_deal(x, order, back, k), back), _deal_backward)
+
+
+def rebalanced(cfg: MoE, params: Any, load: jax.Array) -> Any:
+    """Parameters with each router's bias moved by bias_speed towards experts below the mean load (arXiv 2408.15664, algorithm 1).
+
+    load f32[L,E]: tokens each expert had in the optimizer step. The gradient never touches the bias.
+    """
+    out, at = dict(params), 0
+    for name in sorted(n for n in params if n.startswith('stack_')):
+        stack = params[name]
+        if 'router_bias' in stack:
+            here = load[at : (at := at + stack['router_bias'].shape[0])]
+            step = cfg.bias_speed * jnp.sign(here.mean(-1, keepdims=True) - here)
+            out[name] = stack | {'router_bias': stack['router_bias'] + step}
+    return out
+
+
+def overload(load: jax.Array) -> jax.Array:
+    """How uneven loads f32[L,E] are: the largest expert's load over the mean, less 1, mean over layers (arXiv 2408.15664 eq. 4)."""
+    return jnp.mean(load.max(-1) / jnp.maximum(load.mean(-1), 1e-9)) - 1
