@@ -3,7 +3,7 @@
 All `[B,T]` arrays share one alignment: **entry t describes token t**, never token t+1. Import them from `r1jax.types`, which gets
 them from here when they are asked for: what only handles problems and responses, as a grading process does, starts without jax.
 
-Axes: B rows (in a rollout B = Q·G: Q questions by G samples), T tokens of a row.
+Axes: B rows (in a rollout B = Q·G: Q questions by G samples), T tokens of a row, M layers with experts, k experts of a token.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Rollout:
     sample: Array  # i32[B], 0..G-1
     finished: Array  # bool[B], a stop token was sampled
     version: Array  # i32[], optimizer steps taken by the policy that sampled
+    # i16[B,T,M,k], the experts that each token passed, or −1 where it was not read (as the last is not)
+    routes: Array | None = None
 
 
 @_pytree
@@ -55,6 +57,8 @@ class Batch:
     sampler_logp: Array  # f32[B,T], nats, as the sampler drew it
     old_logp: Array  # f32[B,T], nats, under the policy at the start of the rollout
     ref_logp: Array  # f32[B,T], nats, under the reference policy
+    # i16[B,T,M,k], experts to take in place of the router's choice; −1: its own. None: none recorded
+    routes: Array | None = None
     prompts: int = dataclasses.field(metadata={'static': True}, default=0)
     block: int = dataclasses.field(metadata={'static': True}, default=0)
 

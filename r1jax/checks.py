@@ -28,6 +28,17 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         **dict.fromkeys(('vocab', 'layers', 'width', 'heads', 'kv_heads', 'head_dim', 'hidden', 'context'), _ONE_UP),
         **dict.fromkeys(('rope_theta', 'norm_eps'), _POSITIVE),
     },
+    config.YarnScaling: {
+        'original': _ONE_UP,
+        **dict.fromkeys(('factor', 'fast', 'slow', 'mscale'), _POSITIVE),
+        'mscale_all_dim': _ZERO_UP,
+    },
+    config.MLA: {**dict.fromkeys(('kv_rank', 'rotary', 'value'), _ONE_UP), 'q_rank': _ZERO_UP},
+    config.MoE: {
+        **dict.fromkeys(('experts', 'active', 'hidden', 'groups', 'top_groups'), _ONE_UP),
+        **dict.fromkeys(('shared', 'dense_layers', 'bias_speed'), _ZERO_UP),
+        'scale': _POSITIVE,
+    },
     config.Llama3Scaling: {'original': _ONE_UP, **dict.fromkeys(('factor', 'low', 'high'), _POSITIVE)},
     SampleConfig: {
         **dict.fromkeys(('max_tokens', 'max_prompt', 'slots', 'buckets'), _ONE_UP),
@@ -165,6 +176,9 @@ def _model(model: ModelConfig, mesh: config.MeshConfig) -> Iterator[Row]:
         axis = 'fsdp' if field == 'width' else 'tensor'  # as in r1jax.sharding
         size, parts = getattr(model, field), getattr(mesh, axis)
         yield size % parts == 0, f'{field}={size} is split over mesh.{axis}={parts}, so it must be a multiple of it'
+    if model.moe:
+        size, parts = model.moe.hidden, mesh.tensor
+        yield size % parts == 0, f'moe.hidden={size} is split over mesh.tensor={parts}, so it must be a multiple of it'
 
 
 def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:

@@ -144,6 +144,11 @@ class ModelConfig:
             raise ValueError(f'moe.dense_layers={self.moe.dense_layers} must leave some of layers={self.layers}')
 
     @property
+    def replays(self) -> bool:
+        """Whether rollouts record which experts each token passed, for updates to take them."""
+        return self.moe is not None and self.moe.replay
+
+    @property
     def expert_layers(self) -> int:
         """Layers with experts; the last ones."""
         return self.layers - self.moe.dense_layers if self.moe else 0

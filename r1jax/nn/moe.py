@@ -37,20 +37,20 @@ def experts(
     real bool[B,T], False on padding: output 0, not in the loads. replay i[B,T,k]: choices to take in place of the router's; −1: none.
     """
     names = [n for n in ('router', 'router_bias', *NAMES) if n in w]
-    shards = {a for a in ('data', 'fsdp') if sharding.size(a) > 1}
+    shards = tuple(a for a in ('data', 'fsdp') if sharding.size(a) > 1)
     args = {n: w[n] for n in names}, h, real, replay
     if not shards:
         return _experts(cfg, *args)
     # Each device sorts its own rows; without this the compiler would gather all tokens to sort them.
-    rows, whole = sharding.spec('batch'), PartitionSpec()
+    rows, whole = PartitionSpec(shards), PartitionSpec()
 
     def local(*args):
         out, choice, load = _experts(cfg, *args)
-        return out, choice, jax.lax.psum(load, tuple(shards))
+        return out, choice, jax.lax.psum(load, shards)
 
     specs = jax.tree.map(lambda _: whole, args[0]), rows, rows, None if replay is None else rows
-    split = jax.shard_map(local, in_specs=specs, out_specs=(rows, rows, whole), axis_names=shards, check_vma=False)
-    return split(*args)
+    out = rows, rows, whole
+    return jax.shard_map(local, in_specs=specs, out_specs=out, axis_names=set(shards), check_vma=False)(*args)
 
 
 def _experts(cfg, w, h, real, replay):

@@ -42,6 +42,7 @@ class Item:
     sampler_logp: np.ndarray | None = None  # f32[N]; None: 0
     old_logp: np.ndarray | None = None  # f32[N]; None: 0
     ref_logp: np.ndarray | None = None  # f32[N]; None: 0
+    routes: np.ndarray | None = None  # i16[P+N,M,k], experts of each token; None: not recorded
 
 
 PER_TOKEN = ('sampler_logp', 'old_logp', 'ref_logp')
@@ -70,11 +71,18 @@ def token_weights(lengths: np.ndarray, keep: np.ndarray, normalise: str, max_tok
 
 
 def pack(
-    items: Sequence[Item], length: int, rows: int, capacity: int, prompts: int = 0, block: int = 0
+    items: Sequence[Item],
+    length: int,
+    rows: int,
+    capacity: int,
+    prompts: int = 0,
+    block: int = 0,
+    routes: tuple[int, int] | None = None,
 ) -> tuple[Batch, int, list[tuple[int, int, int]]]:
     """Packs items into a Batch of arrays [M,R,T] with R = rows, T = length and M·R ≥ capacity.
 
-    Items with a group share the `prompts` tokens at the front of a row; the others bring their prompt along into a block.
+    Items with a group share the `prompts` tokens at the front of a row; the others bring their prompt along into a block. `routes`,
+    layers with experts and experts a token, makes room for the items' routes; without it the batch has none.
     Returns the batch, the number of microbatches in use (the others are empty), and where each item's response begins as (m, r, t).
     ValueError if an item does not fit, or if more than `capacity` rows would be needed; one row an item always suffices.
     """
@@ -97,35 +105,39 @@ def pack(
     a: dict[str, np.ndarray] = {n: np.zeros(shape, np.int32) for n in ('tokens', 'position', 'source')}
     a |= {n: np.full(shape, -1, np.int32) for n in ('segment', 'parent')}
     a |= {n: np.zeros(shape, np.float32) for n in ('weight', 'advantage', *PER_TOKEN)}
+    if routes:
+        a['routes'] = np.full((*shape, *routes), -1, np.int16)
     places: list[tuple[int, int, int]] = [(0, 0, 0)] * len(items)
     for r, row in enumerate(filled):
         t = segment = 0
         mothers = {}
-        for group, prompt in row.prompts.items():
-            mothers[group] = segment, t + len(prompt) - 1
-            _write_prompt(a, r, t, prompt, segment)
-            t, segment = t + len(prompt), segment + 1
+        for group, item in row.prompts.items():
+            mothers[group] = segment, t + len(item.prompt) - 1
+            _write_prompt(a, r, t, item, segment)
+            t, segment = t + len(item.prompt), segment + 1
         for b, bundles in enumerate(row.blocks):
             t = prompts + b * block
             for bundle in bundles:
                 first = items[bundle[0]]
                 if (mother := mothers.get(first.group)) is None:
                     mother = segment, t + len(first.prompt) - 1
-                    _write_prompt(a, r, t, first.prompt, segment)
+                    _write_prompt(a, r, t, first, segment)
                     t, segment = t + len(first.prompt), segment + 1
                 for k in bundle:
                     _write_response(a, r, t, items[k], segment, mother)
                     places[k] = (r // rows, r % rows, t)
                     t, segment = t + len(items[k].response), segment + 1
-    arrays = {n: x.reshape(micro, rows, length) for n, x in a.items()}
+    arrays = {n: x.reshape(micro, rows, *x.shape[1:]) for n, x in a.items()}
     return Batch(**arrays, prompts=prompts, block=block), -(-len(filled) // rows), places
 
 
-def _write_prompt(a: dict[str, np.ndarray], r: int, t: int, prompt: np.ndarray, segment: int) -> None:
-    P = len(prompt)
+def _write_prompt(a: dict[str, np.ndarray], r: int, t: int, item: Item, segment: int) -> None:
+    P = len(item.prompt)
     at = (r, slice(t, t + P))
-    a['tokens'][at], a['position'][at], a['segment'][at] = prompt, np.arange(P), segment
+    a['tokens'][at], a['position'][at], a['segment'][at] = item.prompt, np.arange(P), segment
     a['source'][at] = np.maximum(np.arange(t, t + P) - 1, t)
+    if 'routes' in a and item.routes is not None:
+        a['routes'][at] = item.routes[:P]
 
 
 def _write_response(
@@ -137,16 +149,18 @@ def _write_response(
     a['tokens'][at], a['position'][at], a['segment'][at] = item.response, np.arange(P, P + N), segment
     a['parent'][at], a['source'][at] = mother[0], [mother[1], *range(t, t + N - 1)][:N]
     a['weight'][at], a['advantage'][at] = item.weight, item.advantage
+    if 'routes' in a and item.routes is not None:
+        a['routes'][at] = item.routes[P:]
     for name in PER_TOKEN:
         if (value := getattr(item, name)) is not None:
             a[name][at] = value
 
 
 class _Row:
-    """A row being filled: prompts set apart (group -> tokens), and bundles of items a block."""
+    """A row being filled: prompts set apart (group -> an item that has it), and bundles of items a block."""
 
     def __init__(self, blocks: int, prompts: int, block: int):
-        self.prompts: dict[int, np.ndarray] = {}
+        self.prompts: dict[int, Item] = {}
         self.apart = prompts  # tokens left for prompts
         self.blocks: list[list[list[int]]] = [[] for _ in range(blocks)]
         self.room = [block] * blocks
@@ -171,7 +185,7 @@ def _best_fit(items: Sequence[Item], blocks: int, prompts: int, block: int) -> l
             best = len(item.prompt) if apart else 0, block, rows[-1], 0
         news, _, row, b = best
         if apart:
-            row.prompts.setdefault(item.group, item.prompt)
+            row.prompts.setdefault(item.group, item)
         row.apart -= news
         row.blocks[b].append(bundle)
         row.room[b] -= size

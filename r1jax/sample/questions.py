@@ -30,11 +30,20 @@ class Sampler:
     seed: int
 
     @classmethod
-    def create(cls, model: ModelConfig, cfg: SampleConfig, samples: int, tokenizer, seed: int, max_tokens: int = 0):
-        """`max_tokens` overrides the config's, where phases or caps ask for another length."""
+    def create(
+        cls,
+        model: ModelConfig,
+        cfg: SampleConfig,
+        samples: int,
+        tokenizer,
+        seed: int,
+        max_tokens: int = 0,
+        routes=False,
+    ):
+        """`max_tokens` overrides the config's, where phases or caps ask for another length; `routes`: see `Decode`."""
         N = max_tokens or cfg.max_tokens
         stop = (tokenizer.eos, *getattr(tokenizer, 'stops', ()))
-        decode = Decode(model, N, stop, tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets)
+        decode = Decode(model, N, stop, tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets, routes)
         return cls(decode, cfg.max_prompt, samples, max(cfg.slots // samples, 1), seed)
 
     def __call__(

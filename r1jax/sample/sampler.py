@@ -8,7 +8,7 @@ A token's draw folds (seed, rollout, question id, sample id, token index) into i
 neighbours, but for rounding, which is that of the batch's size.
 
 Axes: Q questions, G samples, B = Q·G rows (question-major), b rows still decoded, P prompt tokens, N new tokens, T = P + N,
-V vocabulary.
+V vocabulary, M layers with experts, k experts of a token.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Decode:
     top_p: float = 1.0
     top_k: int = 0
     buckets: int = 1  # batch sizes in all, the first included
+    routes: bool = False  # the rollout holds the experts that each token passed
 
 
 @jax.tree_util.register_dataclass
@@ -66,6 +67,7 @@ class _Rows:
     length: jax.Array  # i32[b]
     finished: jax.Array  # bool[b]
     done: jax.Array  # bool[b], finished or at its limit
+    routes: jax.Array | None = None  # i16[b,N,M,k]
 
     def record(self, cfg: Decode, t, token, logp) -> _Rows:
         finished = self.finished | (~self.done & jnp.isin(token, jnp.array(cfg.stop)))
@@ -77,6 +79,13 @@ class _Rows:
             length=length,
             finished=finished,
             done=finished | (length >= self.limit),
+        )
+
+    def routed(self, t, choices) -> _Rows:
+        """With the experts [b,M,k] that token t passed, on its way to the next."""
+        return dataclasses.replace(
+            self,
+            routes=self.routes.at[:, t].set(jnp.where(self.done[:, None, None], -1, choices).astype(self.routes.dtype)),
         )
 
 
@@ -104,6 +113,8 @@ def sample(
 
     keys key[B]; limit i32[B], the most tokens of each response, at most N (0: the row is not sampled); temperature f32[], 0 greedy;
     sample_id i32[B] is handed through to the rollout (default: 0..G-1 within each question).
+
+    A model with experts routes on its own here, always; with `cfg.routes` the rollout says how, for updates to do the same.
     Returns a Rollout with T = P + N; version is 0, the caller's to set.
     """
     m, N = cfg.model, cfg.max_tokens
@@ -122,14 +133,15 @@ def sample(
     with jax.named_scope('prefill'):
         place = jnp.broadcast_to(jnp.arange(P), (Q, P))
         segment = jnp.where(place < prompts.length[:, None], 0, -1)
-        hidden, prefix, _ = forward(m, params, prompts.tokens, place, segment, jnp.full((Q, P), -1))
+        hidden, prefix, aux = forward(m, params, prompts.tokens, place, segment, jnp.full((Q, P), -1))
         last = jnp.take_along_axis(hidden, (prompts.length - 1)[:, None, None], 1)[:, 0]
     cache = caches.with_suffix(caches.by_layer(prefix), prompts.length, G, N)
 
     start, limit = jnp.repeat(prompts.length, G), jnp.minimum(limit, N)
     tokens, logp = jnp.full((B, N), cfg.pad, jnp.int32), jnp.zeros((B, N), jnp.float32)
     none = jnp.zeros(B, bool)
-    rows = _Rows(jnp.arange(B), keys, start, limit, tokens, logp, jnp.zeros(B, jnp.int32), none, limit < 1)
+    passed = jnp.full((B, N, *aux['choices'].shape[2:]), -1, jnp.int16) if cfg.routes else None
+    rows = _Rows(jnp.arange(B), keys, start, limit, tokens, logp, jnp.zeros(B, jnp.int32), none, limit < 1, passed)
     token, lp = drawn(sharding.constrain(jnp.repeat(last, G, 0), 'batch', None), keys, 0)
     rows = rows.record(cfg, 0, token, lp)
 
@@ -137,7 +149,8 @@ def sample(
         t, cache, rows = carry
         previous = jax.lax.dynamic_slice_in_dim(rows.tokens, t - 1, 1, 1)
         zero = jnp.zeros_like(previous)
-        hidden, cache, _ = forward(m, single, previous, (rows.start + t - 1)[:, None], zero, zero - 1, cache)
+        hidden, cache, aux = forward(m, single, previous, (rows.start + t - 1)[:, None], zero, zero - 1, cache)
+        rows = rows.routed(t - 1, aux['choices'][:, 0]) if cfg.routes else rows
         token, lp = drawn(hidden[:, 0], rows.keys, t)
         return t + 1, cache, rows.record(cfg, t, token, lp)
 
@@ -158,6 +171,13 @@ def sample(
     inside = jnp.clip(response, 0, N - 1)
     prompt = jnp.pad(jnp.repeat(prompts.tokens, G, 0), ((0, 0), (0, N)))
     row = jnp.where(response < 0, prompt, jnp.where(sampled, jnp.take_along_axis(whole.tokens, inside, 1), cfg.pad))
+    if cfg.routes:
+        of_prompt = jnp.where(segment[..., None, None] < 0, -1, aux['choices']).astype(jnp.int16)
+        of_prompt = jnp.pad(jnp.repeat(of_prompt, G, 0), ((0, 0), (0, N), (0, 0), (0, 0)), constant_values=-1)
+        of_response = jnp.take_along_axis(whole.routes, inside[..., None, None], 1)
+        routes = jnp.where(
+            (response >= 0)[..., None, None], jnp.where(sampled[..., None, None], of_response, -1), of_prompt
+        )
     if sample_id is None:
         sample_id = jnp.tile(jnp.arange(G), Q)
     return Rollout(
@@ -168,4 +188,5 @@ def sample(
         sample=sample_id,
         finished=whole.finished,
         version=jnp.int32(0),
+        routes=routes if cfg.routes else None,
     )

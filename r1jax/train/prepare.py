@@ -85,6 +85,11 @@ def _opened(start: str) -> Any:
 
 def _differences(ours: ModelConfig, theirs: ModelConfig) -> str:
     free = {'context', 'remat', 'dtype'}  # a run may choose these for any weights
+    if ours.moe and theirs.moe:
+        chosen = {n: getattr(ours.moe, n) for n in ('bias_speed', 'replay')}
+        if 'none' not in (ours.moe.router_bias, theirs.moe.router_bias):
+            chosen['router_bias'] = ours.moe.router_bias
+        theirs = dataclasses.replace(theirs, moe=dataclasses.replace(theirs.moe, **chosen))
     names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in free]
     return ', '.join(
         f'{n} {getattr(theirs, n)} != {getattr(ours, n)}' for n in names if getattr(ours, n) != getattr(theirs, n)

@@ -201,6 +201,8 @@ class OnPolicySource:
             'group': np.repeat(np.arange(len(problems)) + offset, G),
             'keep': finished if cfg.overlong == 'mask' else np.ones_like(finished),
         }
+        if rollout.routes is not None:
+            arrays['routes'] = rollout.routes
         return Draw(repeated, answers, begin(repeated, answers, now.rewards, self.pool), arrays)
 
     def _finish(self, draw: Draw, now) -> None:
@@ -314,6 +316,8 @@ def _item(arrays: dict[str, np.ndarray], b: int, weight: float = 1.0, advantage:
     on = arrays['sampled'][b]
     prompt, response = arrays['tokens'][b, : int(np.argmax(on))], arrays['tokens'][b][on]
     logps = {n: arrays[n][b][on] for n in ('sampler_logp', 'old_logp', 'ref_logp')}
+    if 'routes' in arrays:
+        logps['routes'] = arrays['routes'][b, : len(prompt) + len(response)]
     return Item(prompt, response, weight, int(arrays['group'][b]), advantage, **logps)
 
 

@@ -146,7 +146,13 @@ class _Stage:
         self.capacity = math.ceil(samples / s.source.minibatches) if on_policy else samples
         if on_policy:
             sampler = Sampler.create(
-                self.model, s.source.sample, s.source.samples, ready.tokenizer, job.seed, longest(s)
+                self.model,
+                s.source.sample,
+                s.source.samples,
+                ready.tokenizer,
+                job.seed,
+                longest(s),
+                routes=self.model.replays,
             )
             self.source = OnPolicySource(
                 s, job.problems, job.prompts, sampler, ready.tokenizer, self.logprobs, job.seed, pool
@@ -239,7 +245,10 @@ class _Stage:
 
     def _pack(self, items: Sequence[Item]):
         rows = self.stage.rows
-        batch, count, places = pack(items, rows.length, rows.per_microbatch, self.capacity, rows.prompts, rows.block)
+        sizes = rows.length, rows.per_microbatch, self.capacity, rows.prompts, rows.block
+        replayed = isinstance(self.stage.source, OnPolicy) and self.model.replays
+        routes = (self.model.expert_layers, self.model.moe.active) if replayed else None
+        batch, count, places = pack(items, *sizes, routes)
         return compiled.place(batch, self.mesh), count, places
 
     def logprobs(self, params, items: Sequence[Item], temperature: float) -> list[np.ndarray]:

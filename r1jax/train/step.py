@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from r1jax import sharding
 from r1jax.config import GRPO, NLL, ModelConfig
-from r1jax.nn import transformer
+from r1jax.nn import moe, transformer
 from r1jax.rl import loss as losses
 from r1jax.rl.logprobs import token_logprobs
 from r1jax.train import optim
@@ -58,9 +58,10 @@ def place(batch: Batch, mesh: Mesh) -> Batch:
 
 def _logprobs(model, params, batch, temperature):
     where = batch.tokens, batch.position, batch.segment, batch.parent
-    hidden, _, _ = transformer.forward(model, params, *where, prompts=batch.prompts, block=batch.block)
-    head = transformer.unembedding(params)
-    return token_logprobs(hidden, head, batch.tokens, batch.source, temperature, model.dtype, batch.weight != 0)
+    routes = batch.routes if model.replays else None
+    hidden, _, aux = transformer.forward(model, params, *where, prompts=batch.prompts, block=batch.block, routes=routes)
+    head, on = transformer.unembedding(params), batch.weight != 0
+    return *token_logprobs(hidden, head, batch.tokens, batch.source, temperature, model.dtype, on), aux
 
 
 def _micro(batch, i):
@@ -72,7 +73,7 @@ def logprobs(model: ModelConfig, params, batch: Batch, count: jax.Array, tempera
     """f32[M,R,T]: the log-probability of every token with a weight in the first `count` microbatches; 0 elsewhere."""
 
     def body(i, out):
-        logp, _ = _logprobs(model, params, _micro(batch, i), temperature)
+        logp, _, _ = _logprobs(model, params, _micro(batch, i), temperature)
         return jax.lax.dynamic_update_index_in_dim(out, logp, i, 0)
 
     return jax.lax.fori_loop(0, count, body, jnp.zeros(batch.weight.shape, jnp.float32))
@@ -80,10 +81,11 @@ def logprobs(model: ModelConfig, params, batch: Batch, count: jax.Array, tempera
 
 def loss_and_metrics(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, temperature, fresh):
     """The loss of one microbatch [R,T], with (sums, maxima) of its metrics. `fresh`: see `build_update`."""
-    logp, entropy = _logprobs(model, params, batch, temperature)
+    logp, entropy, aux = _logprobs(model, params, batch, temperature)
+    load = {'load': aux['load']} if aux else {}
     if isinstance(loss, NLL):
         tokens = jnp.sum(batch.weight > 0, dtype=jnp.float32)
-        return losses.nll(logp, batch), ({'tokens': tokens}, {})
+        return losses.nll(logp, batch), ({'tokens': tokens} | load, {})
     clip = (loss.clip_low, loss.clip_high)
     old = jnp.where(fresh, jax.lax.stop_gradient(logp), batch.old_logp)
     batch = dataclasses.replace(batch, old_logp=old, ref_logp=batch.ref_logp if loss.beta else old)
@@ -91,7 +93,7 @@ def loss_and_metrics(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch,
     sums, tops = losses.grpo_metrics(logp, entropy, batch, clip)
     if not loss.beta:
         del sums['policy/kl']  # there is no reference to be far from
-    return value, (sums, tops)
+    return value, (sums | load, tops)
 
 
 def gradients(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, count, temperature, fresh):
@@ -118,6 +120,10 @@ def build_update(model: ModelConfig, loss: NLL | GRPO, tx, where: TrainState) ->
     fresh bool[]: the parameters are still those that sampled the rollout, so π_old is this very forward pass (else batch.old_logp).
     A step whose loss or gradient is not finite, or whose batch is empty, leaves parameters and optimizer as they were
     and reports `policy/skipped` 1. `where` holds the shardings of the state.
+
+    Routers of a model with experts: their bias has no gradient, and stays ('frozen') or moves by the step's loads ('balance'), which is
+    no part of the optimizer; where the batch holds the experts that sampling chose, every pass of a stage takes them (policy, π_old and
+    reference alike, so that the KL of equal weights is 0).
     """
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
@@ -128,8 +134,14 @@ def build_update(model: ModelConfig, loss: NLL | GRPO, tx, where: TrainState) ->
         grads = jax.tree.map(lambda g: jnp.where(good, g, 0.0), grads)
         new = optim.apply(tx, grads, state.opt_state, state.params, rate)
         params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state))
-        tokens = sums.pop('tokens')
+        tokens, load = sums.pop('tokens'), sums.pop('load', None)
         metrics = {k: v / jnp.maximum(tokens, 1) for k, v in sums.items()} | tops
+        if load is not None:
+            metrics['router/overload'] = moe.overload(load)
+            if model.moe.router_bias == 'balance':
+                params = jax.tree.map(
+                    lambda n, o: jnp.where(good, n, o), moe.rebalanced(model.moe, params, load), params
+                )
         metrics |= {'loss': value, 'grad_norm': norm, 'tokens': tokens, 'policy/skipped': 1.0 - good}
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 

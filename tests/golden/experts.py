@@ -16,14 +16,24 @@ import tempfile
 import numpy as np
 
 STEPS, LENGTH, VOCAB = 32, (12, 7), 64
-COMMON = dict(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, rms_norm_eps=1e-6,
-              max_position_embeddings=163840, tie_word_embeddings=False, num_experts_per_tok=3, moe_intermediate_size=20)  # fmt: skip
-DEEPSEEK = dict(COMMON, num_key_value_heads=4, n_routed_experts=8, n_shared_experts=2, first_k_dense_replace=1, n_group=4, topk_group=2,
-                q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=16, v_head_dim=12, routed_scaling_factor=2.5,
-                num_nextn_predict_layers=0, rope_parameters=dict(rope_type='yarn', rope_theta=10000.0, factor=40.0, beta_fast=32,
-                beta_slow=1, mscale=0.7, mscale_all_dim=1.0, original_max_position_embeddings=4096))  # fmt: skip
-QWEN3 = dict(COMMON, num_key_value_heads=2, head_dim=8, num_experts=8, norm_topk_prob=True, mlp_only_layers=[], decoder_sparse_step=1,
-             rope_parameters=dict(rope_type='default', rope_theta=1000000.0))  # fmt: skip
+COMMON = {
+    'vocab_size': VOCAB, 'hidden_size': 32, 'intermediate_size': 48, 'num_hidden_layers': 3, 'num_attention_heads': 4,
+    'rms_norm_eps': 1e-6, 'max_position_embeddings': 163840, 'tie_word_embeddings': False, 'num_experts_per_tok': 3,
+    'moe_intermediate_size': 20,
+}  # fmt: skip
+YARN = {
+    'rope_type': 'yarn', 'rope_theta': 10000.0, 'factor': 40.0, 'beta_fast': 32, 'beta_slow': 1, 'mscale': 0.7,
+    'mscale_all_dim': 1.0, 'original_max_position_embeddings': 4096,
+}  # fmt: skip
+DEEPSEEK = COMMON | {
+    'num_key_value_heads': 4, 'n_routed_experts': 8, 'n_shared_experts': 2, 'first_k_dense_replace': 1, 'n_group': 4,
+    'topk_group': 2, 'q_lora_rank': 24, 'kv_lora_rank': 16, 'qk_nope_head_dim': 8, 'qk_rope_head_dim': 16, 'v_head_dim': 12,
+    'routed_scaling_factor': 2.5, 'num_nextn_predict_layers': 0, 'rope_parameters': YARN,
+}  # fmt: skip
+QWEN3 = COMMON | {
+    'num_key_value_heads': 2, 'head_dim': 8, 'num_experts': 8, 'norm_topk_prob': True, 'mlp_only_layers': [],
+    'decoder_sparse_step': 1, 'rope_parameters': {'rope_type': 'default', 'rope_theta': 1000000.0},
+}  # fmt: skip
 
 
 def models():
