@@ -4,8 +4,8 @@ In: a sequence and a seed. Out: a `grain.MapDataset` without an end, every epoch
 position, so the whole state of the data pipeline is one integer, which a checkpoint holds as it is: resuming is going
 on to count.
 
-Left out: worker processes and prefetching. Items are in memory and small; an update takes far longer than reading its
-batch.
+Left out: worker processes and prefetching. Items are small, in memory or one read away (`r1jax.data.stored`); an update takes
+far longer than reading its batch.
 """
 
 from __future__ import annotations

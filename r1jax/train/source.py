@@ -279,16 +279,16 @@ class OnPolicySource:
 
     def cursor(self) -> dict:
         counters = ('position', 'rollouts', 'used', 'began', 'trusted', 'gap')
-        return {n: getattr(self, n) for n in counters} | {'metrics': self.metrics, 'problems': len(self.questions)}
+        return {n: getattr(self, n) for n in counters} | {'metrics': self.metrics, 'problems': len(self.problems)}
 
     def flight(self) -> dict[str, np.ndarray] | None:
         return self.arrays
 
     def restore(self, cursor: dict, flight: dict[str, np.ndarray] | None) -> None:
         cursor = dict(cursor)
-        if (before := cursor.pop('problems', len(self.questions))) != len(self.questions):
+        if (before := cursor.pop('problems', len(self.problems))) != len(self.problems):
             raise BadInput(
-                f'{self.stage.name} has {len(self.questions)} problems, at the checkpoint it had {before}: its data have changed'
+                f'{self.stage.name} has {len(self.problems)} problems, at the checkpoint it had {before}: its data have changed'
             )
         for name, value in cursor.items():
             setattr(self, name, value)
