@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from r1jax import presets_moe
 from r1jax.config import Llama3Scaling, ModelConfig
 
 
@@ -127,6 +128,7 @@ STUDENTS = {
     'DeepSeek-R1-Distill-Llama-8B': 'Llama-3.1-8B',
     'DeepSeek-R1-Distill-Llama-70B': 'Llama-3.3-70B-Instruct',
 }
+PRESETS |= presets_moe.PRESETS
 PRESETS |= {name: dataclasses.replace(PRESETS[base], context=131072, tied=False) for name, base in STUDENTS.items()}
 
 

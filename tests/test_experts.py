@@ -11,17 +11,19 @@ import pytest
 import toy
 from tiny import full_logits, packed_logprobs, params_of, random_items, row_logprobs
 
+from r1jax import weights
 from r1jax.checks import validate
-from r1jax.config import MLA, ModelConfig, MoE, YarnScaling
+from r1jax.config import MLA, MeshConfig, ModelConfig, MoE, YarnScaling
 from r1jax.nn import grouped, layers, moe
 from r1jax.nn.attention import Rows, attend, attend_rows, heads_first, visible
 from r1jax.nn.cache import by_layer, with_suffix
-from r1jax.nn.transformer import for_few_rows, forward, init_boxed, logical_axes, unembedding, unstack
+from r1jax.nn.transformer import for_few_rows, forward, init_boxed, logical_axes, shardings, unembedding, unstack
 from r1jax.presets_moe import PRESETS
-from r1jax.weights import deepseek
+from r1jax.sharding import make_mesh
+from r1jax.weights import deepseek, export, families
 
 GOLDEN = pathlib.Path(__file__).with_name('golden')
-FAMILIES = {'deepseek_v3': deepseek.deepseek_v3, 'qwen3_moe': deepseek.qwen3_moe}
+FAMILIES = 'deepseek_v3', 'qwen3_moe'
 
 EXPERTS = MoE(
     8, 3, 20, score='sigmoid', groups=4, top_groups=2, scale=2.5, shared=2, dense_layers=1, router_bias='frozen'
@@ -47,21 +49,11 @@ def golden(request) -> Golden:
     with np.load(GOLDEN / f'{request.param}.npz') as file:
         z = dict(file)
     meta = json.loads(str(z['config']))
-    cfg = config_of(meta, **FAMILIES[request.param](meta))
+    cfg = families.of(meta).config(meta)
     tensors = {k.removeprefix('w/'): v for k, v in z.items() if k.startswith('w/')}
     return Golden(
         cfg, params_from(deepseek.table(cfg), tensors), *(z[n] for n in ('tokens', 'length', 'logits', 'experts'))
     )
-
-
-def config_of(meta, **own) -> ModelConfig:
-    fields = {
-        'vocab': meta['vocab_size'], 'layers': meta['num_hidden_layers'], 'width': meta['hidden_size'],
-        'heads': meta['num_attention_heads'], 'kv_heads': meta['num_key_value_heads'], 'head_dim': meta.get('head_dim'),
-        'hidden': meta['intermediate_size'], 'context': meta['max_position_embeddings'], 'norm_eps': meta['rms_norm_eps'],
-        'rope_theta': meta['rope_parameters']['rope_theta'], 'tied': meta['tie_word_embeddings'],
-    }  # fmt: skip
-    return ModelConfig(**fields | own)
 
 
 def params_from(table, tensors):
@@ -271,12 +263,14 @@ def test_replaying_a_passs_own_choices_changes_nothing_and_others_do():
 # --- configurations
 
 
-@pytest.mark.parametrize('name', PRESETS)
-def test_parameter_count(name):
-    counts = {'DeepSeek': 671_026_419_200, 'Qwen3-30B': 30_532_122_624, 'Qwen3-235B': 235_093_634_560}
-    boxed = jax.eval_shape(lambda: init_boxed(PRESETS[name], jax.random.key(0)))
-    got = sum(int(np.prod(a.shape)) for a in jax.tree.leaves(boxed))
-    assert got == next(n for start, n in counts.items() if name.startswith(start))
+def test_a_folder_of_experts_is_read_as_it_was_written(golden, tmp_path):
+    """Through config.json, a tensor an expert, and back; straight to the shards of a mesh, too."""
+    export.write(str(tmp_path / 'folder'), export.Held(golden.cfg, golden.params), dtype=None)
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    for where in (None, shardings(golden.cfg, mesh)):
+        got = weights.load(str(tmp_path / 'folder'), where)
+        assert got.config == golden.cfg
+        jax.tree.map(np.testing.assert_array_equal, got.params, golden.params)
 
 
 def test_tables_have_every_leaf_and_skip_the_prediction_module_by_name():
@@ -296,17 +290,6 @@ def test_tables_have_every_leaf_and_skip_the_prediction_module_by_name():
     assert deepseek.table(LATENT).account(found | extra) == ['the multi-token-prediction module: 2 tensors']
     with pytest.raises(ValueError, match=r'has unknown tensor model\.layers\.1\.eh_proj\.weight'):
         deepseek.table(LATENT).account(found | {'model.layers.1.eh_proj.weight': (32, 64)})
-
-
-def test_config_json_there_and_back(golden):
-    read = FAMILIES['deepseek_v3' if golden.cfg.mla else 'qwen3_moe']
-    meta = {'num_attention_heads': golden.cfg.heads} | deepseek.to_json(golden.cfg)
-    assert all(getattr(golden.cfg, name) == value for name, value in read(meta).items())
-    with pytest.raises(ValueError, match='attention_bias=True is not supported, only False'):
-        read(meta | {'attention_bias': True})
-    if golden.cfg.mla:
-        with pytest.raises(ValueError, match=r"'linear'.* is not supported"):
-            read(meta | {'rope_scaling': {'type': 'linear', 'factor': 2.0}})
 
 
 def test_every_option_of_yarn_changes_positions():

@@ -39,7 +39,8 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'types': {'arrays'},  # lazily: device values bring jax
     'arrays': set(),
     'config': {'types'},
-    'presets': {'config'},
+    'presets': {'config', 'presets_moe'},
+    'presets_moe': {'config'},
     'sharding': {'types', 'config'},
     'nn': _NN,
     'rl': {*_NN, 'nn'},

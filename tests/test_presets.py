@@ -47,6 +47,8 @@ COUNTS = {
     'DeepSeek-R1-Distill-Llama-8B': 8_030_261_248,
     'DeepSeek-R1-Distill-Llama-70B': 70_553_706_496,
 }
+COUNTS |= dict.fromkeys(('DeepSeek-V3', 'DeepSeek-V3-Base', 'DeepSeek-R1', 'DeepSeek-R1-Zero'), 671_026_419_200)
+COUNTS |= dict.fromkeys(('Qwen3-30B-A3B', 'Qwen3-30B-A3B-Base'), 30_532_122_624) | {'Qwen3-235B-A22B': 235_093_634_560}
 
 
 def count(cfg: ModelConfig) -> int:

@@ -45,7 +45,8 @@ def token_logprobs(
     rows, vocab = B / sharding.size('data') / sharding.size('fsdp'), unembed.shape[0] / sharding.size('tensor')
     C = max(1, min(T, int(_LOGITS / (rows * vocab))))
     with jax.named_scope('head'):
-        if rows < B:  # not beside the layers: collectives that wait for each other starve the threads of virtual CPU devices
+        if rows < B:
+            # not beside the layers: collectives that wait for each other starve the threads of virtual CPU devices
             hidden, where = jax.lax.optimization_barrier((hidden, where))
         order = jnp.argsort(~where, axis=1, stable=True)  # wanted tokens first
         chunks = -(-where.sum(1).max() // C)

@@ -21,6 +21,19 @@ from r1jax.weights.table import Stack, Table, Tensor
 Json = Mapping[str, Any]
 
 
+def is_v3(c: ModelConfig) -> bool:
+    """Whether a configuration can be written as DeepSeek-V3's."""
+    return bool(c.mla and c.moe) and c.moe.score == 'sigmoid' and c.moe.router_bias != 'none' and not c.qkv_bias
+
+
+def is_qwen3_moe(c: ModelConfig) -> bool:
+    """Whether a configuration can be written as Qwen3 MoE's."""
+    plain = (
+        MoE(c.moe.experts, c.moe.active, c.moe.hidden, normalise=c.moe.normalise, replay=c.moe.replay) if c.moe else 0
+    )
+    return c.moe == plain and not c.mla and c.qk_norm and not c.qkv_bias
+
+
 def table(c: ModelConfig) -> Table:
     """The tensors of a model with experts: latent attention is DeepSeek-V3's, grouped-query attention Qwen3's."""
     m, e = c.mla, c.moe
@@ -43,10 +56,10 @@ def table(c: ModelConfig) -> Table:
     dense, routed = (_named(common | own) for own in (_swiglu('mlp', 'F'), _experts(c)))
     stacks = Stack(0, e.dense_layers, dense), Stack(e.dense_layers, c.expert_layers, routed)
     prediction = {rf'model\.layers\.{c.layers}\..*': 'the multi-token-prediction module'} if m else {}
-    return Table(sizes, top, tuple(s for s in stacks if s.depth), skipped=prediction | _ROTARY)
+    return Table(sizes, top, tuple(s for s in stacks if s.depth), skipped=prediction | ROTARY)
 
 
-_ROTARY = {r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq': "RoPE's frequencies, which the configuration says"}
+ROTARY = {r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq': "RoPE's frequencies, which the configuration says"}
 
 
 def _named(layer):
@@ -103,7 +116,7 @@ def deepseek_v3(meta: Json) -> dict[str, Any]:
         ('scoring_func', 'sigmoid'),
         ('topk_method', 'noaux_tc'),
     ):
-        _refuse(meta, key, known)
+        refuse(meta, key, known)
     rope = meta.get('rope_parameters') or meta.get('rope_scaling') or {}
     return {
         'kv_heads': meta['num_attention_heads'],
@@ -128,8 +141,8 @@ def deepseek_v3(meta: Json) -> dict[str, Any]:
 
 def qwen3_moe(meta: Json) -> dict[str, Any]:
     """As `deepseek_v3`, of model_type qwen3_moe."""
-    _refuse(meta, 'attention_bias', False)
-    _refuse(meta, 'decoder_sparse_step', 1)
+    refuse(meta, 'attention_bias', False)
+    refuse(meta, 'decoder_sparse_step', 1)
     if meta.get('mlp_only_layers'):
         raise ValueError(f'mlp_only_layers={meta["mlp_only_layers"]} is not supported, only []')
     experts = meta['num_experts'] if 'num_experts' in meta else meta['num_local_experts']
@@ -137,7 +150,8 @@ def qwen3_moe(meta: Json) -> dict[str, Any]:
     return {'qk_norm': True, 'moe': MoE(experts, active, hidden, normalise=bool(normalise))}
 
 
-def _refuse(meta: Json, key: str, known: Any) -> None:
+def refuse(meta: Json, key: str, known: Any) -> None:
+    """An error, unless config.json says the one value that we know, or nothing."""
     if (value := meta.get(key, known)) not in (known, None):
         raise ValueError(f'{key}={value!r} is not supported, only {known!r}')
 
@@ -162,14 +176,17 @@ def yarn(rope: Json) -> YarnScaling | None:
 _SCALES = 'mscale', 'mscale_all_dim'
 
 
+def yarn_to_json(s: YarnScaling) -> dict[str, Any]:
+    """config.json's rope_scaling."""
+    out = {'type': 'yarn', 'rope_type': 'yarn', 'factor': s.factor, 'beta_fast': s.fast, 'beta_slow': s.slow}
+    out['original_max_position_embeddings'] = s.original
+    return out | ({n: getattr(s, n) for n in _SCALES} if s.mscale_all_dim else {})
+
+
 def to_json(c: ModelConfig) -> dict[str, Any]:
-    """What config.json says of experts, latent attention and YaRN, the other way round from `deepseek_v3` and `qwen3_moe`."""
-    e, m, out = c.moe, c.mla, {}
-    if s := c.rope_scaling:
-        out['rope_scaling'] = {'type': 'yarn', 'rope_type': 'yarn', 'factor': s.factor, 'beta_fast': s.fast}
-        out['rope_scaling'] |= {'beta_slow': s.slow, 'original_max_position_embeddings': s.original}
-        out['rope_scaling'] |= {n: getattr(s, n) for n in _SCALES} if s.mscale_all_dim else {}
-    out |= {
+    """What config.json says of experts and latent attention, the other way round from `deepseek_v3` and `qwen3_moe`."""
+    e, m = c.moe, c.mla
+    out = {
         'num_experts_per_tok': e.active,
         'moe_intermediate_size': e.hidden,
         'norm_topk_prob': e.normalise,
@@ -192,6 +209,7 @@ def to_json(c: ModelConfig) -> dict[str, Any]:
         'qk_nope_head_dim': c.head_dim - m.rotary,
         'qk_rope_head_dim': m.rotary,
         'v_head_dim': m.value,
+        'head_dim': m.rotary,  # what transformers means by it here
         'rope_interleave': True,
         'num_nextn_predict_layers': 0,
     }

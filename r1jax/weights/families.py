@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from r1jax.config import Llama3Scaling, ModelConfig
+from r1jax.config import Llama3Scaling, ModelConfig, YarnScaling
+from r1jax.weights import deepseek
+from r1jax.weights.deepseek import ROTARY, refuse
 from r1jax.weights.table import Stack, Table, Tensor
 
 Json = Mapping[str, Any]
@@ -36,7 +38,8 @@ def fitting(cfg: ModelConfig) -> str:
     for kind, family in FAMILIES.items():
         if family.has(cfg):
             return kind
-    raise ValueError(f'no family has qkv_bias={cfg.qkv_bias} and qk_norm={cfg.qk_norm}: {", ".join(FAMILIES)}')
+    has = f'qkv_bias={cfg.qkv_bias}, qk_norm={cfg.qk_norm}, mla={cfg.mla} and moe={cfg.moe}'
+    raise ValueError(f'no family has {has}: {", ".join(FAMILIES)}')
 
 
 def sizes(c: ModelConfig) -> dict[str, int]:
@@ -75,59 +78,53 @@ def dense(c: ModelConfig) -> Table:
         top,
         (Stack(0, c.layers, layer),),
         same={'lm_head.weight': 'model.embed_tokens.weight'} if c.tied else {},  # Qwen3 stores the tied one, too
-        skipped={
-            r'model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq': "RoPE's frequencies, which follow from the configuration"
-        },
+        skipped=ROTARY,
     )
 
 
-def _config(meta: Json, head_dim: int | None = None, **change) -> ModelConfig:
-    """What the families' config.jsons have in common; `head_dim` where a file does not say it, None: width / heads."""
-    _refuse(meta, 'hidden_act', 'silu')
-    _refuse(meta, 'mlp_bias', False)
-    _refuse(meta, 'use_sliding_window', False)
-    _refuse(meta, 'partial_rotary_factor', 1.0)
+def _config(meta: Json, default_head_dim: int | None = None, **own) -> ModelConfig:
+    """What the families' config.jsons have in common, and what a family says in its own way; `default_head_dim` where a file does not
+    say it, None: width / heads.
+    """
+    refuse(meta, 'hidden_act', 'silu')
+    refuse(meta, 'mlp_bias', False)
+    refuse(meta, 'use_sliding_window', False)
+    refuse(meta, 'partial_rotary_factor', 1.0)
     if odd := set(meta.get('layer_types') or ()) - {'full_attention'}:
         raise ValueError(f'layer_types {sorted(odd)} are not supported')
     rope = meta.get('rope_parameters') or {}  # transformers 5 has one entry for what were two
     width, heads = meta['hidden_size'], meta['num_attention_heads']
-    return ModelConfig(
-        vocab=meta['vocab_size'],
-        layers=meta['num_hidden_layers'],
-        width=width,
-        heads=heads,
-        kv_heads=meta.get('num_key_value_heads') or heads,
-        head_dim=meta.get('head_dim') or head_dim or width // heads,
-        hidden=meta['intermediate_size'],
-        context=meta['max_position_embeddings'],
-        rope_theta=float(rope.get('rope_theta') or meta.get('rope_theta', 10000.0)),
-        norm_eps=float(meta['rms_norm_eps']),
-        tied=bool(meta.get('tie_word_embeddings', False)),
-        rope_scaling=_scaling(rope or meta.get('rope_scaling') or {}),
-        **change,
-    )
+    common = {
+        'vocab': meta['vocab_size'],
+        'layers': meta['num_hidden_layers'],
+        'width': width,
+        'heads': heads,
+        'kv_heads': meta.get('num_key_value_heads') or heads,
+        'head_dim': meta.get('head_dim') or default_head_dim or width // heads,
+        'hidden': meta['intermediate_size'],
+        'context': meta['max_position_embeddings'],
+        'rope_theta': float(rope.get('rope_theta') or meta.get('rope_theta', 10000.0)),
+        'norm_eps': float(meta['rms_norm_eps']),
+        'tied': bool(meta.get('tie_word_embeddings', False)),
+        'rope_scaling': _scaling(rope or meta.get('rope_scaling') or {}),
+    }
+    return ModelConfig(**common | own)
 
 
-def _scaling(rope: Json) -> Llama3Scaling | None:
+def _scaling(rope: Json) -> Llama3Scaling | YarnScaling | None:
     kind = rope.get('rope_type') or rope.get('type') or 'default'
     if kind == 'llama3':
         original = rope['original_max_position_embeddings']
         return Llama3Scaling(
             float(rope['factor']), original, float(rope['low_freq_factor']), float(rope['high_freq_factor'])
         )
-    if kind != 'default':
-        raise ValueError(f"RoPE scaling {kind!r} is not supported; supported: 'llama3'")
-    return None
-
-
-def _refuse(meta: Json, key: str, known: Any) -> None:
-    """An error, unless config.json says the one value that we know, or nothing."""
-    if (value := meta.get(key, known)) not in (known, None):
-        raise ValueError(f'{key}={value!r} is not supported, only {known!r}')
+    if kind not in ('default', 'yarn'):
+        raise ValueError(f"RoPE scaling {kind!r} is not supported; supported: 'llama3', 'yarn'")
+    return deepseek.yarn(rope)
 
 
 def _llama(meta: Json) -> ModelConfig:
-    _refuse(meta, 'attention_bias', False)
+    refuse(meta, 'attention_bias', False)
     return _config(meta)
 
 
@@ -136,14 +133,28 @@ def _qwen2(meta: Json) -> ModelConfig:
 
 
 def _qwen3(meta: Json) -> ModelConfig:
-    _refuse(meta, 'attention_bias', False)
-    return _config(meta, head_dim=128, qk_norm=True)
+    refuse(meta, 'attention_bias', False)
+    return _config(meta, 128, qk_norm=True)
+
+
+def _deepseek_v3(meta: Json) -> ModelConfig:
+    return _config(meta, **deepseek.deepseek_v3(meta))
+
+
+def _qwen3_moe(meta: Json) -> ModelConfig:
+    return _config(meta, **deepseek.qwen3_moe(meta))
+
+
+def _dense(qkv_bias: bool, qk_norm: bool) -> Callable[[ModelConfig], bool]:
+    return lambda c: (c.qkv_bias, c.qk_norm, c.moe, c.mla) == (qkv_bias, qk_norm, None, None)
 
 
 FAMILIES = {  # by model_type
-    'llama': Family('LlamaForCausalLM', _llama, lambda c: not c.qkv_bias and not c.qk_norm, dense),  # Llama, SmolLM2
-    'qwen2': Family('Qwen2ForCausalLM', _qwen2, lambda c: c.qkv_bias and not c.qk_norm, dense),  # Qwen2, Qwen2.5
-    'qwen3': Family('Qwen3ForCausalLM', _qwen3, lambda c: c.qk_norm and not c.qkv_bias, dense),
+    'llama': Family('LlamaForCausalLM', _llama, _dense(False, False), dense),  # Llama, SmolLM2
+    'qwen2': Family('Qwen2ForCausalLM', _qwen2, _dense(True, False), dense),  # Qwen2, Qwen2.5
+    'qwen3': Family('Qwen3ForCausalLM', _qwen3, _dense(False, True), dense),
+    'deepseek_v3': Family('DeepseekV3ForCausalLM', _deepseek_v3, deepseek.is_v3, deepseek.table),  # and R1
+    'qwen3_moe': Family('Qwen3MoeForCausalLM', _qwen3_moe, deepseek.is_qwen3_moe, deepseek.table),
 }
 
 
@@ -170,7 +181,10 @@ def to_json(c: ModelConfig) -> dict[str, Any]:
         'initializer_range': 0.02,
         'use_cache': True,
     }
-    if s := c.rope_scaling:
+    s = c.rope_scaling
+    if isinstance(s, YarnScaling):
+        out['rope_scaling'] = deepseek.yarn_to_json(s)
+    elif s:
         out['rope_scaling'] = {
             'rope_type': 'llama3',
             'factor': s.factor,
@@ -183,4 +197,4 @@ def to_json(c: ModelConfig) -> dict[str, Any]:
         'qwen2': {'use_sliding_window': False},
         'qwen3': {'attention_bias': False, 'use_sliding_window': False},
     }
-    return out | free[kind]
+    return out | (deepseek.to_json(c) if c.moe else free[kind])
