@@ -183,7 +183,7 @@ def test_fields_reach_into_objects_lists_and_json_in_texts(tmp_path):
     class Chat(Tokenizer):
         vocab_size, eos, pad = 2, 1, 0
         chat_template = '{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}'
-        encode = decode = piece = lambda self, given: ''
+        encode = decode = piece = save = lambda self, given: ''
 
     assert template.chat(problem, Chat()) == '<system>Think.<user>Solve:\n1+1?'
     assert template.chat(Problem(0, 'why?', ''), Chat()) == '<user>why?'
