@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import pathlib
 
+_ORDER = 'xla_cpu_enable_concurrency_optimized_scheduler'
+
 
 def configure() -> None:
     """Keeps compiled programs between runs, and keeps the libraries' chatter out of the terminal."""
@@ -19,6 +21,10 @@ def configure() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    flags = os.environ.get('XLA_FLAGS', '')
+    if 'xla_force_host_platform_device_count' in flags and _ORDER not in flags:
+        # By default collectives that do not depend on each other may start in another order on each virtual device: a deadlock
+        os.environ['XLA_FLAGS'] = f'{flags} --{_ORDER}=false'
 
 
 def allow_unsandboxed(allowed: bool) -> None:

@@ -8,7 +8,9 @@ import hypothesis
 _cache = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+# XLA's default order for CPUs lets two collectives that do not depend on each other start in another order on each device: a deadlock
+_flags = '--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false'
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_flags}'.strip()
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_cache))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
