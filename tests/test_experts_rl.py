@@ -147,6 +147,7 @@ def test_any_mesh_gives_the_same_gradient(mesh):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a), path
 
 
+@pytest.mark.slow
 def test_a_stage_with_experts_runs_and_resumes_with_its_routes(tmp_path):
     """Several updates a rollout, the reference and dynamic sampling; the second run begins in the middle of a rollout."""
     recipe = smallest.recipe()
