@@ -52,6 +52,7 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         'b2': '[0, 1)',
         'eps': _POSITIVE,
     },
+    config.LoRA: {'rank': _ONE_UP, 'alpha': _POSITIVE},
     config.MeshConfig: dict.fromkeys(('data', 'fsdp', 'tensor'), _ONE_UP),
     config.RowConfig: {
         **dict.fromkeys(('length', 'per_microbatch'), _ONE_UP),
@@ -192,6 +193,8 @@ def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
     stored = isinstance(source, Stored)
     yield not (stored and cut.prompts), f'rows.prompts={cut.prompts} has no effect: stored examples share no prompts'
     yield rows % shards == 0, f'rows.per_microbatch={rows} must be a multiple of mesh data×fsdp = {shards}'
+    if stage.lora:
+        yield from _under('lora', _lora(stage.lora, recipe.model))
     for before, after in itertools.pairwise(phase.step for phase in phases):
         yield before < after, f'phases must ascend: one at step {after} follows one at step {before}'
     for i, phase in enumerate(phases):
@@ -205,6 +208,17 @@ def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
     for i, evaluation in enumerate(stage.evals):
         own = evaluation.sample or getattr(source, 'sample', None)
         yield from _under(f'evals.{evaluation.name}', _eval(evaluation, own, names[:i], recipe.model, shards))
+
+
+def _lora(lora: config.LoRA, model: ModelConfig | None) -> Iterator[Row]:
+    yield bool(lora.targets), 'targets is empty: nothing would be trained'
+    twice = next((t for i, t in enumerate(lora.targets) if t in lora.targets[:i]), None)
+    yield twice is None, f'targets has {twice!r} twice'
+    if model:
+        yield (
+            lora.rank <= model.width,
+            f'rank={lora.rank} must be at most model.width={model.width}: no update has more',
+        )
 
 
 def _on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:

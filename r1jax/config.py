@@ -183,6 +183,21 @@ class OptimConfig:
 
 
 @dataclass
+class LoRA:
+    """What a stage trains in place of the weights W, which stay: A and B of W + (alpha / rank)·A·B (Hu et al., arXiv 2106.09685).
+
+    At the start B is 0 and the policy is the base. The learning rate that fits is about ten times that of full training.
+    """
+
+    rank: int  # r, the width between A and B
+    alpha: float  # alpha / rank multiplies the product, so that another rank needs no other learning rate
+    targets: tuple[Literal['q', 'k', 'v', 'o', 'gate', 'up', 'down'], ...] = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+    # How the layers' matrices are held: bfloat16 loses nothing of weights released in it; int8 (a scale a column) rounds them, for the
+    # reference too, and what the stage ends with is the rounded base with the adapters added
+    base: Literal['float32', 'bfloat16', 'int8'] = 'float32'
+
+
+@dataclass
 class MeshConfig:
     """Devices along each axis. Rows are split over data × fsdp, weights over fsdp and tensor."""
 
@@ -353,6 +368,7 @@ class Stage:
     # 'init' (random weights), the name of an earlier stage, a Hugging Face folder (written with a slash), PATH.gguf,
     # package:PACKAGE/FILE.gguf, or a preset of r1jax.presets (its shape, random weights)
     start: str = 'init'
+    lora: LoRA | None = None  # None: all weights are trained. A later stage starts from the adapters merged into them
     phases: tuple[Phase, ...] = ()
     evals: tuple[Eval, ...] = ()
     checkpoint_every: int = 50  # steps

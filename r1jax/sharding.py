@@ -27,6 +27,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     'head_dim': None,
     'latent': None,
     'expert': None,  # experts are whole on each device of data × tensor, their width over fsdp; an axis of their own is left for pods
+    'rank': None,
     'layers': None,
     'length': None,
     'micro': None,

@@ -19,7 +19,7 @@ import smallest
 from r1jax import sharding
 from r1jax.config import OnPolicy, Phase
 from r1jax.settings import BadInput
-from r1jax.train import checkpoint, optim, stage
+from r1jax.train import checkpoint, stage
 from r1jax.train import step as compiled
 from r1jax.train.log import read
 from r1jax.train.phases import derive, settings_at
@@ -34,14 +34,9 @@ def timeless(path):
 def final_params(workdir, recipe, name):
     mesh = sharding.make_mesh(recipe.mesh)
     job = next(s for s in recipe.stages if s.name == name)
-    tx = optim.transform(job.optim)
-    with jax.set_mesh(mesh):
-        like = jax.eval_shape(
-            lambda: compiled.transformer.unbox(compiled.transformer.init_boxed(recipe.model, jax.random.key(0)))
-        )
-        like = checkpoint.abstract(like, compiled.shardings(recipe.model, tx, mesh).params)
-        with checkpoint.Checkpoints(str(workdir), name) as saved:
-            return [np.asarray(a) for a in jax.tree.leaves(saved.params(saved.latest(), like))]
+    with jax.set_mesh(mesh), checkpoint.Checkpoints(str(workdir), name) as saved:
+        like = compiled.described_params(recipe.model, mesh, job.lora)
+        return [np.asarray(a) for a in jax.tree.leaves(saved.params(saved.latest(), like))]
 
 
 def assert_same_run(a, b):

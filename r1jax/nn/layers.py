@@ -16,11 +16,13 @@ import jax.numpy as jnp
 from r1jax.config import Llama3Scaling, ModelConfig, YarnScaling
 
 
-def matmul(x: jax.Array, w: jax.Array | Columns, dtype: str, contract: int = 1) -> jax.Array:
+def matmul(x: jax.Array, w: Weight, dtype: str, contract: int = 1) -> jax.Array:
     """x [..., *c] · w [*c, ...] over the `contract` shared axes c, inputs in `dtype`, accumulated and returned in float32.
 
     The product runs on matrices: XLA's CPU backend takes two to three times as long for the weight gradient of the einsum.
     """
+    if isinstance(w, (Adapted, Int8)):
+        return w.product(x, dtype)
     lead, inner, rest = x.shape[:-contract], w.shape[:contract], w.shape[contract:]
     size = math.prod(inner)
     x = x.astype(dtype).reshape(-1, size)
@@ -55,6 +57,61 @@ class Columns:
             return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
         return jax.lax.platform_dependent(x, self.columns, cpu=columns, default=rows)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Int8:
+    """A frozen weight [*in, *out] in a quarter of the memory: w ≈ values · scale, with one scale a column (symmetric, so no offset)."""
+
+    values: jax.Array  # i8[*lead, *in, *out]; lead: layers of a stack, none within it
+    scale: jax.Array  # f32[*lead, *1s, *out]
+    contract: int = dataclasses.field(metadata={'static': True})  # axes in `in`
+
+    @classmethod
+    def of(cls, w: jax.Array, contract: int = 1, lead: int = 0) -> Int8:
+        scale = jnp.abs(w).max(range(lead, lead + contract), keepdims=True) / 127
+        return cls(jnp.round(w / jnp.where(scale > 0, scale, 1.0)).astype(jnp.int8), scale, contract)
+
+    def product(self, x: jax.Array, dtype: str) -> jax.Array:
+        """x [..., *in] · w. A scale multiplies what comes out: the columns' values are whole numbers, exact in any `dtype`."""
+        return matmul(x, self.values, dtype, self.contract) * self.scale.reshape(self.values.shape[self.contract :])
+
+    def plain(self) -> jax.Array:
+        """The weight itself, f32."""
+        return self.values * self.scale
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """W + scale · A·B with W [*in, *out] frozen: see `r1jax.nn.lora`."""
+
+    weight: jax.Array | Int8  # [*lead, *in, *out]; lead: layers of a stack, none within it
+    a: jax.Array  # f32[*lead, *in, r]
+    b: jax.Array  # f32[*lead, r, *out]
+    scale: float = dataclasses.field(metadata={'static': True})
+    contract: int = dataclasses.field(metadata={'static': True})  # axes in `in`
+
+    def product(self, x: jax.Array, dtype: str) -> jax.Array:
+        """x [..., *in] · W + scale · (x · A) · B.
+
+        Not x · (W + scale · A·B): the gradient of A and B would then go through one of W's size, a third of a layer's products.
+        """
+        inner = matmul(x, self.a, dtype, self.contract)
+        return matmul(x, self.weight, dtype, self.contract) + self.scale * matmul(inner, self.b, dtype)
+
+    def plain(self) -> jax.Array:
+        """The weight that multiplies the same, f32."""
+        lead, rank = self.a.shape[: self.a.ndim - 1 - self.contract], self.a.shape[-1]
+        a, b = self.a.reshape(*lead, -1, rank), self.b.reshape(*lead, rank, -1)
+        weight = self.weight.plain() if isinstance(self.weight, Int8) else self.weight
+        # A TPU would multiply float32 as bfloat16 unless told, and these are weights
+        added = jnp.matmul(a, b, precision='highest', preferred_element_type=jnp.float32)
+        return weight + self.scale * added.reshape(weight.shape)
+
+
+Weight = jax.Array | Columns | Int8 | Adapted
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:

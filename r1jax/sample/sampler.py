@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from r1jax import sharding
 from r1jax.config import ModelConfig
 from r1jax.nn import cache as caches
+from r1jax.nn import lora
 from r1jax.nn.layers import Columns, matmul
 from r1jax.nn.transformer import for_few_rows, forward, unembedding, unstack
 from r1jax.sample.draw import draw
@@ -121,7 +122,7 @@ def sample(
     Q, P = prompts.tokens.shape
     B = keys.shape[0]
     G = B // Q
-    single = for_few_rows(unstack(params), m.dtype)  # layers apart: the cache is then updated in place
+    single = for_few_rows(lora.merged(unstack(params)), m.dtype)  # layers apart: the cache is then updated in place
     head = unembedding(params)
     head = Columns(sharding.constrain(head.astype(m.dtype), 'vocab', None), head.shape[::-1])
 

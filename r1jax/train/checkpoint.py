@@ -1,8 +1,9 @@
 """Checkpoints: the only door to orbax.
 
 WORKDIR/checkpoints/STAGE/STEP holds the parameters, the optimizer, the reference parameters (if the loss needs any), a cursor (JSON:
-counters, data position, log lengths, evaluations done) and the rollout in flight, if one is. A stage that is over has a `done.json`
-beside its steps. Orbax writes to a temporary name and renames, so what has a step's name is whole.
+counters, data position, log lengths, evaluations done) and the rollout in flight, if one is. Of a stage with `lora`, parameters are
+adapters, and the cursor has the fingerprint of their base. A stage that is over has a `done.json` beside its steps. Orbax writes to
+a temporary name and renames, so what has a step's name is whole.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import os
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -80,11 +80,6 @@ class Checkpoints:
 
 def stage_directory(workdir: str, stage: str) -> str:
     return os.path.join(os.path.abspath(workdir), 'checkpoints', stage)
-
-
-def abstract(tree: Any, shardings: Any) -> Any:
-    """ShapeDtypeStructs of a tree of arrays (or of such structs), with shardings."""
-    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
 
 
 def write_done(workdir: str, stage: str, record: dict) -> None:

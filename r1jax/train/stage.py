@@ -18,21 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import report, sharding
-from r1jax.checks import from_weights, validate
+from r1jax.checks import validate
 from r1jax.config import GRPO, OnPolicy, Recipe
+from r1jax.nn.lora import attach
 from r1jax.rewards.pool import Pool
 from r1jax.rl.batch import Item, pack, unpack
 from r1jax.sample import Sampler
-from r1jax.settings import BadInput, as_bad_input, chosen
+from r1jax.settings import as_bad_input, chosen
 from r1jax.train import checkpoint, optim, restore
 from r1jax.train import step as compiled
 from r1jax.train.interrupt import Signals, Stopped
 from r1jax.train.live import Live
 from r1jax.train.log import Log, write_summary
-from r1jax.train.phases import longest, settings_at
+from r1jax.train.phases import derive, longest, settings_at
 from r1jax.train.prepare import Job, Prepared, prepare
 from r1jax.train.source import OnPolicySource, StoredSource
-from r1jax.weights import reader
+from r1jax.train.start import Lineage
 from r1jax.workdir import open_workdir
 
 
@@ -139,8 +140,9 @@ class _Stage:
         self.stage = s = job.stage
         self.model = ready.model
         self.tx = optim.transform(s.optim)
-        self.where = compiled.shardings(self.model, self.tx, mesh)
-        self.update = compiled.build_update(self.model, s.loss, self.tx, self.where)
+        self.where = compiled.shardings(self.model, self.tx, mesh, s.lora)
+        self.update = compiled.build_update(self.model, s.loss, self.tx, self.where, s.lora)
+        self.lineage = Lineage.of(recipe, workdir, self.model, mesh, ready.files.__getitem__)
         on_policy = isinstance(s.source, OnPolicy)
         samples = s.source.questions * s.source.samples if on_policy else s.source.batch
         self.capacity = math.ceil(samples / s.source.minibatches) if on_policy else samples
@@ -161,7 +163,9 @@ class _Stage:
             self.source = StoredSource(s.source, job.examples, job.seed)
         self.needs_reference = isinstance(s.loss, GRPO) and s.loss.beta > 0
         self.state: Any = None
-        self.reference: Any = None
+        self.base: Any = None  # with lora, the frozen weights, of which `state` and `reference` hold adapters
+        self.fingerprint: int | None = None  # of the base
+        self.reference: Any = None  # with lora, None is the base itself
         self.refreshed = 0  # step of the last refresh of the reference
         self.skips = 0  # skipped steps in a row
         self.seconds = 0.0  # of earlier processes
@@ -214,14 +218,16 @@ class _Stage:
         """Optimizer step number `step`, from 1: items, pack, update, log."""
         s, start = self.stage, time.monotonic()
         self._refresh_reference(step - 1)
-        items, metrics, logged = self.source.next_items(self.state.params, self.reference, step - 1)
+        items, metrics, logged = self.source.next_items(
+            self._whole(self.state.params), self._whole(self.reference), step - 1
+        )
         now = settings_at(s, getattr(self.source, 'began', step - 1))
         rate = optim.learning_rate(s.optim, now.learning_rate, step - 1, s.steps)
         train = time.monotonic()
         batch, count, _ = self._pack(items)
         f32, i32 = np.float32, np.int32
         self.state, values = self.update(
-            self.state, batch, i32(count), f32(rate), f32(now.temperature), np.bool_(self.source.fresh)
+            self.state, batch, i32(count), f32(rate), f32(now.temperature), np.bool_(self.source.fresh), self.base
         )
         metrics |= self.source.measured({k: float(v) for k, v in jax.device_get(values).items()})
         end = time.monotonic()
@@ -242,6 +248,10 @@ class _Stage:
         if logged:
             self.log.samples(s.name, step, [{'when': 'rollout', **r} for r in logged])
         self.view.step(s.name, step, metrics)
+
+    def _whole(self, params):
+        """Weights of what is trained: they themselves, or the base with these adapters attached."""
+        return params if self.base is None else attach(self.base, params, self.stage.lora)
 
     def _pack(self, items: Sequence[Item]):
         rows = self.stage.rows
@@ -276,7 +286,7 @@ class _Stage:
         limit = e.sampler.decode.max_tokens
         if e.cfg.cap_at:
             limit = max(1, round(self.results[e.cfg.cap_at]['before']['response_tokens']))
-        result, lines = e(self.state.params, e.cfg.sample.temperature, limit)
+        result, lines = e(self._whole(self.state.params), e.cfg.sample.temperature, limit)
         return result | ({'capped_at': limit} if e.cfg.cap_at else {}), lines
 
     # --- state
@@ -292,43 +302,27 @@ class _Stage:
             'seconds': self._seconds(),
             'results': self.results,
             'cut': self.log.cut(),
+            'base': self.fingerprint,
         }
         self.saved.save(step, self.state, self.reference, cursor, self.source.flight())
 
     def _restore(self) -> int:
         """State from the newest checkpoint, or from where the stage starts; returns the steps already taken."""
-        latest = self.saved.latest()
+        s, key, latest = self.stage, jax.random.key(self.job.seed), self.saved.latest()
         if latest is None:
-            self.state = self._start()
-            self.reference = jax.tree.map(jnp.copy, self.state.params) if self.needs_reference else None
+            if s.lora:
+                self.base, self.fingerprint = self.lineage.base(s.name)
+                key = jax.random.key(derive(self.job.seed, 'adapters'))  # another than that of a base drawn at random
+            start = None if s.lora else self.lineage.start(s.name)
+            self.state = compiled.init_state(self.model, self.tx, key, self.mesh, start, s.lora)
+            if self.needs_reference and not s.lora:
+                self.reference = jax.tree.map(jnp.copy, self.state.params)
             return 0
-        self.state, self.reference, cursor, flight = self.saved.restore(latest, self._like())
+        like = compiled.described(self.model, self.tx, self.mesh, s.lora)
+        self.state, self.reference, cursor, flight = self.saved.restore(latest, like)
+        if s.lora:
+            self.base, self.fingerprint = self.lineage.base(s.name, cursor['base'])
         self.source.restore(cursor['source'], flight)
         for name in ('refreshed', 'skips', 'seconds', 'results'):
             setattr(self, name, cursor[name])
         return latest
-
-    def _like(self):
-        key = jax.random.key(0)
-
-        def described():
-            params = compiled.transformer.unbox(compiled.transformer.init_boxed(self.model, key))
-            return compiled.TrainState(step=jnp.int32(0), params=params, opt_state=self.tx.init(params))
-
-        return checkpoint.abstract(jax.eval_shape(described), self.where)
-
-    def _start(self):
-        start, key = self.stage.start, jax.random.key(self.job.seed)
-        if start == 'init':
-            return compiled.init_state(self.model, self.tx, key, self.mesh)
-        if from_weights(start):
-            file = self.ready.files[start]
-            params = None if file is None else reader.params(file, self.where.params)
-            return compiled.init_state(self.model, self.tx, key, self.mesh, params)
-        if not checkpoint.read_done(self.workdir, start):
-            raise BadInput(
-                f'stage {self.stage.name} starts from {start}, which is not finished in {self.workdir}: run it first'
-            )
-        with checkpoint.Checkpoints(self.workdir, start) as earlier:
-            params = earlier.params(earlier.latest(), self._like().params)
-        return compiled.init_state(self.model, self.tx, key, self.mesh, params)

@@ -1,5 +1,7 @@
 """The compiled functions of training: `init_state`, `logprobs`, `update`. Pure; jitted here and nowhere else.
 
+With `lora` the parameters of the state are adapters. The base travels beside the state: it is neither donated nor changed.
+
 A batch arrives as [M,R,T] microbatches of which the first `count` are in use. The loop over them has a dynamic trip count, so a
 rollout of any length runs the same program, and cutting a batch differently changes nothing but rounding.
 
@@ -18,7 +20,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.config import GRPO, NLL, ModelConfig
+from r1jax.config import GRPO, NLL, LoRA, ModelConfig
+from r1jax.nn import lora as adapters
 from r1jax.nn import moe, transformer
 from r1jax.rl import loss as losses
 from r1jax.rl.logprobs import token_logprobs
@@ -26,29 +29,97 @@ from r1jax.train import optim
 from r1jax.types import Batch, TrainState
 
 
-def shardings(model: ModelConfig, tx, mesh: Mesh) -> TrainState:
+def _init_boxed(model: ModelConfig, key: jax.Array, lora: LoRA | None):
+    return transformer.init_boxed(model, key) if lora is None else adapters.init_boxed(model, lora, key)
+
+
+def shardings(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None) -> TrainState:
     """NamedSharding of every leaf of the train state, found without allocating it.
 
     The whole state is described while parameters are boxed with their logical axes, so that optimizer moments inherit them.
     """
 
     def boxed():
-        params = transformer.init_boxed(model, jax.random.key(0))
+        params = _init_boxed(model, jax.random.key(0), lora)
         return TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
 
     return transformer.placed(jax.eval_shape(boxed), mesh)
 
 
-def init_state(model: ModelConfig, tx, key: jax.Array, mesh: Mesh, params: Any = None) -> TrainState:
+def described(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None) -> TrainState:
+    """The train state as ShapeDtypeStructs with their shardings."""
+
+    def plain():
+        params = transformer.unbox(_init_boxed(model, jax.random.key(0), lora))
+        return TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
+
+    return _structs(jax.eval_shape(plain), shardings(model, tx, mesh, lora))
+
+
+def weight_shardings(model: ModelConfig, mesh: Mesh, lora: LoRA | None = None) -> Any:
+    """NamedSharding of every weight, or with `lora` of every adapter."""
+    return transformer.placed(jax.eval_shape(lambda: _init_boxed(model, jax.random.key(0), lora)), mesh)
+
+
+def described_params(model: ModelConfig, mesh: Mesh, lora: LoRA | None = None) -> Any:
+    """The weights, or with `lora` the adapters, as ShapeDtypeStructs with their shardings."""
+    plain = jax.eval_shape(lambda: transformer.unbox(_init_boxed(model, jax.random.key(0), lora)))
+    return _structs(plain, weight_shardings(model, mesh, lora))
+
+
+def _structs(tree, where):
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, where)
+
+
+def init_params(model: ModelConfig, key: jax.Array, mesh: Mesh, lora: LoRA | None = None) -> Any:
+    """Random weights, or with `lora` new adapters, on the mesh."""
+    init = jax.jit(
+        lambda k: transformer.unbox(_init_boxed(model, k, lora)), out_shardings=weight_shardings(model, mesh, lora)
+    )
+    return init(key)
+
+
+def init_state(
+    model: ModelConfig, tx, key: jax.Array, mesh: Mesh, params: Any = None, lora: LoRA | None = None
+) -> TrainState:
     """A sharded train state at step 0: random parameters, or `params` (host or device arrays) placed on the mesh."""
-    where = shardings(model, tx, mesh)
-    if params is None:
-        init = jax.jit(lambda k: transformer.unbox(transformer.init_boxed(model, k)), out_shardings=where.params)
-        params = init(key)
-    else:
-        params = jax.device_put(params, where.params)
+    where = shardings(model, tx, mesh, lora)
+    params = init_params(model, key, mesh, lora) if params is None else jax.device_put(params, where.params)
     opt_state = jax.jit(tx.init, out_shardings=where.opt_state)(params)
     return TrainState(step=jax.device_put(jnp.int32(0), where.step), params=params, opt_state=opt_state)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def freeze(params: Any, lora: LoRA) -> Any:
+    """Weights as the base of `lora`."""
+    return adapters.frozen(params, lora)
+
+
+def merge(base: Any, params: Any, lora: LoRA) -> Any:
+    """A base and its adapters as plain float32 weights. A float32 base is donated: the weights take its place."""
+    return (_merge_in_place if lora.base == 'float32' else _merge)(base, params, lora)
+
+
+def _merged(base, params, lora):
+    whole = adapters.merged(adapters.attach(base, params, lora))
+    return jax.tree.map(lambda a: a.astype(jnp.float32), whole)
+
+
+_merge = jax.jit(_merged, static_argnums=2)
+_merge_in_place = jax.jit(_merged, static_argnums=2, donate_argnums=0)
+
+
+@jax.jit
+def fingerprint(params: Any) -> jax.Array:
+    """u32[]: a number that other weights, or the same ones elsewhere in their arrays, hardly have. Sums of integers: no order matters."""
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(params):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f'uint{8 * leaf.dtype.itemsize}')).astype(jnp.uint32)
+        at = jnp.uint32(1)
+        for axis, size in enumerate(leaf.shape):
+            at = at * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        total = total * jnp.uint32(1000003) + jnp.sum(bits * (2 * at + 1), dtype=jnp.uint32)
+    return total
 
 
 def place(batch: Batch, mesh: Mesh) -> Batch:
@@ -96,11 +167,14 @@ def loss_and_metrics(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch,
     return value, (sums | load, tops)
 
 
-def gradients(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, count, temperature, fresh):
-    """Loss, metrics and gradients of a whole batch, summed over its first `count` microbatches."""
+def gradients(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, count, temperature, fresh, whole=None):
+    """Loss, metrics and gradients of a whole batch, summed over its first `count` microbatches.
+
+    `whole` makes weights of the parameters that are trained, where those are not the weights themselves.
+    """
 
     def one(params, micro):
-        return loss_and_metrics(model, loss, params, micro, temperature, fresh)
+        return loss_and_metrics(model, loss, whole(params) if whole else params, micro, temperature, fresh)
 
     def body(i, carry):
         value, sums, tops, grads = carry
@@ -113,13 +187,13 @@ def gradients(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, count,
     return jax.lax.fori_loop(0, count, body, (jnp.float32(0), zeros(sums), zeros(tops), zeros(params)))
 
 
-def build_update(model: ModelConfig, loss: NLL | GRPO, tx, where: TrainState) -> Callable:
-    """update(state, batch, count, rate, temperature, fresh) -> state, metrics. `state` is donated.
+def build_update(model: ModelConfig, loss: NLL | GRPO, tx, where: TrainState, lora: LoRA | None = None) -> Callable:
+    """update(state, batch, count, rate, temperature, fresh[, base]) -> state, metrics. `state` is donated, `base` is not.
 
     batch [M,R,T] with `count` microbatches in use; rate f32[]; temperature f32[] of the distribution that was sampled;
     fresh bool[]: the parameters are still those that sampled the rollout, so π_old is this very forward pass (else batch.old_logp).
     A step whose loss or gradient is not finite, or whose batch is empty, leaves parameters and optimizer as they were
-    and reports `policy/skipped` 1. `where` holds the shardings of the state.
+    and reports `policy/skipped` 1. `where` holds the shardings of the state. `base`, with `lora`: the frozen weights.
 
     Routers of a model with experts: their bias has no gradient, and stays ('frozen') or moves by the step's loads ('balance'), which is
     no part of the optimizer; where the batch holds the experts that sampling chose, every pass of a stage takes them (policy, π_old and
@@ -127,8 +201,9 @@ def build_update(model: ModelConfig, loss: NLL | GRPO, tx, where: TrainState) ->
     """
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
-    def update(state, batch, count, rate, temperature, fresh):
-        value, sums, tops, grads = gradients(model, loss, state.params, batch, count, temperature, fresh)
+    def update(state, batch, count, rate, temperature, fresh, base=None):
+        whole = lora and functools.partial(adapters.attach, base, cfg=lora)
+        value, sums, tops, grads = gradients(model, loss, state.params, batch, count, temperature, fresh, whole)
         norm = optim.global_norm(grads)
         good = jnp.isfinite(value) & jnp.isfinite(norm) & (count > 0)
         grads = jax.tree.map(lambda g: jnp.where(good, g, 0.0), grads)
