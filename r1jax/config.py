@@ -186,7 +186,8 @@ class OptimConfig:
 class LoRA:
     """What a stage trains in place of the weights W, which stay: A and B of W + (alpha / rank)·A·B (Hu et al., arXiv 2106.09685).
 
-    At the start B is 0 and the policy is the base. The learning rate that fits is about ten times that of full training.
+    At the start B is 0 and the policy is the base. The learning rate that fits is about ten times that of full training (Schulman and
+    Thinking Machines, LoRA Without Regret, 2025).
     """
 
     rank: int  # r, the width between A and B
