@@ -249,9 +249,10 @@ def test_an_update_holds_no_second_base(kind):
     def size(tree):
         return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
-    assert memory.argument_size_in_bytes > size(frozen)
+    everything = size(compiled.described_params(model, mesh))
+    assert memory.argument_size_in_bytes > size(frozen) > everything / 5
     assert memory.output_size_in_bytes < size(state) + 4096 < size(frozen)  # the state and the metrics
-    assert memory.temp_size_in_bytes < size(frozen)
+    assert memory.temp_size_in_bytes < everything / 2  # not a float32 base, of which an eighth is used at once
 
 
 # --- stages
@@ -380,7 +381,7 @@ def test_a_peft_folder_holds_the_factors_as_pytorch_has_them(tmp_path):
     with pytest.raises(FileExistsError, match='is not empty'):
         peft.write(str(tmp_path / 'out'), adapters(cfg), cfg, names(MODEL))
     short = {path: some[:1] for path, some in names(MODEL).items()}
-    with pytest.raises(ValueError, match='stack_0/q has adapters in 2 layers, but names for 1'):
+    with pytest.raises(ValueError, match='has adapters in 2 layers, but names for 1'):
         peft.write(str(tmp_path / 'other'), adapters(cfg), cfg, short)
 
 
