@@ -23,7 +23,7 @@ from r1jax.nn.transformer import unbox
 from r1jax.rl.batch import pack
 from r1jax.sample.sampler import Decode, Prompts, sample, sample_keys
 from r1jax.settings import BadInput
-from r1jax.train import checkpoint, optim, stage, start
+from r1jax.train import checkpoint, optim, restore, stage, start
 from r1jax.train import step as compiled
 from r1jax.train.log import read
 from r1jax.weights import peft
@@ -320,6 +320,17 @@ def test_a_later_stage_starts_from_the_merged_weights(whole):
     np.testing.assert_array_equal(zero['embed'], first['embed'])
     assert not np.array_equal(after['stack_0']['k'], zero['stack_0']['k'])  # no target, but rounded to int8
     np.testing.assert_array_equal(after['norm'], zero['norm'])
+
+
+def test_an_export_is_of_the_merged_weights(whole):
+    """Made again from the workdir alone, for the stage that trained adapters of adapters."""
+    line = lineage(whole)
+    with jax.set_mesh(line.mesh):
+        want = line.end('after')
+    found = restore.restore(str(whole))
+    assert found.what.endswith('stage after, step 6')
+    for a, b in zip(leaves(found.source.params), leaves(want), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize('at', [7, 12])  # in the middle of a rollout of zero, and in after

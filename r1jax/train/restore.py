@@ -14,12 +14,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax import config, weights
-from r1jax.config import ModelConfig
+from r1jax import config, sharding, weights
+from r1jax.config import MeshConfig, ModelConfig
 from r1jax.nn import transformer
+from r1jax.presets import PRESETS
 from r1jax.record import to_json
 from r1jax.settings import BadInput, nearest
 from r1jax.train import checkpoint
+from r1jax.train.phases import derive
+from r1jax.train.start import Lineage, Link
 from r1jax.weights import export
 
 MODEL, TOKENIZER = 'model.json', 'tokenizer'
@@ -63,18 +66,39 @@ def restore(name: str) -> Restored:
     except (ValueError, KeyError, OSError) as error:
         raise BadInput(f'{folder} is no workdir that a run has begun in: {error!r}') from error
     stages = [each['name'] for each in recipe['stages']]
+
+    def adapted(name):
+        return any(each['name'] == name and each.get('lora') for each in recipe['stages'])
+
     if stage and stage not in stages:
         raise BadInput(f'{folder} has no stage {stage}{nearest(stage, stages)}')
     for each in [stage] if stage else reversed(stages):
         if os.path.isdir(checkpoint.stage_directory(folder, each)):
             with checkpoint.Checkpoints(folder, each) as saved:
                 if (step := saved.latest()) is not None:
-                    params = saved.params(step, _like(model))
+                    params = None if adapted(each) else saved.params(step, _like(model))
                     break
     else:
         raise BadInput(f'{folder} has no checkpoint{f" of stage {stage}" if stage else ""}: run it first')
+    if params is None:
+        lineage = _lineage(folder, recipe, model)
+        with jax.set_mesh(lineage.mesh):
+            params = lineage.end(each)
     held = export.Held(model, params, _tokenizer(folder))
     return Restored(held, recipe.get('template'), f'{folder}, stage {each}, step {step}')
+
+
+def _lineage(folder: str, recipe: dict, model: ModelConfig) -> Lineage:
+    """How the stages of a workdir follow from one another, from its config.json; one device holds the weights."""
+    links = {
+        each['name']: Link(each['start'], derive(recipe['seed'], each['name']), _model(each.get('lora')))
+        for each in recipe['stages']
+    }
+
+    def opened(start):
+        return None if start in PRESETS else weights.opened(start)
+
+    return Lineage(folder, model, sharding.make_mesh(MeshConfig()), links, opened)
 
 
 def _like(model: ModelConfig) -> Any:
@@ -92,6 +116,8 @@ def _tokenizer(folder: str) -> Any:
 
 def _model(value: Any) -> Any:
     """What `to_json` wrote of a dataclass of `r1jax.config`."""
+    if isinstance(value, list):
+        return tuple(map(_model, value))
     if not isinstance(value, dict):
         return value
     module, _, name = value['type'].partition(':')
