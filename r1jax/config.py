@@ -193,8 +193,8 @@ class LoRA:
     rank: int  # r, the width between A and B
     alpha: float  # alpha / rank multiplies the product, so that another rank needs no other learning rate
     targets: tuple[Literal['q', 'k', 'v', 'o', 'gate', 'up', 'down'], ...] = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
-    # How the layers' matrices are held: bfloat16 loses nothing of weights released in it; int8 (a scale a column) rounds them, for the
-    # reference too, and what the stage ends with is the rounded base with the adapters added
+    # How the layers' matrices are held: bfloat16 (of no use on a CPU, which widens them) loses nothing of weights released in it; int8
+    # (a scale a column) rounds them, for the reference too, and what the stage ends with is the rounded base with the adapters added
     base: Literal['float32', 'bfloat16', 'int8'] = 'float32'
 
 
