@@ -16,13 +16,14 @@ from test_train import Killed, final_params, interrupt, timeless
 from tiny import MODEL, full_logits, params_of, random_items
 
 from r1jax import sharding
+from r1jax.checks import validate
 from r1jax.config import GRPO, LoRA, MeshConfig, ModelConfig, OptimConfig
 from r1jax.nn import lora
 from r1jax.nn.layers import Int8, matmul
 from r1jax.nn.transformer import unbox
 from r1jax.rl.batch import pack
 from r1jax.sample.sampler import Decode, Prompts, sample, sample_keys
-from r1jax.settings import BadInput
+from r1jax.settings import BadInput, override
 from r1jax.train import checkpoint, optim, restore, stage, start
 from r1jax.train import step as compiled
 from r1jax.train.log import read
@@ -363,6 +364,30 @@ def test_adapters_are_not_put_on_another_base(whole):
         w = jnp.arange(6.0).reshape(2, 3)
         same, swapped = compiled.fingerprint({'w': w}), compiled.fingerprint({'w': w[:, ::-1]})
         assert same == compiled.fingerprint({'w': w + 0}) != swapped
+
+
+@pytest.mark.parametrize(
+    ('assignments', 'message'),
+    [
+        ('zero.lora.rank=0', 'zero.lora.rank=0 must be in [1, inf)'),
+        ('zero.lora.alpha=0', 'zero.lora.alpha=0.0 must be in (0, inf)'),
+        ('zero.lora.rank=33', 'zero.lora.rank=33 must be at most model.width=32: no update has more'),
+        ('zero.lora.targets=', 'zero.lora.targets is empty: nothing would be trained'),
+        ('zero.lora.targets=q,v,q', "zero.lora.targets has 'q' twice"),
+        ('zero.lora.targets=q,x', 'zero.lora.targets takes one of q, k, v, o, gate, up, down, not '),
+        ('zero.lora.base=int4', 'zero.lora.base takes one of float32, bfloat16, int8, not '),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(assignments, message):
+    with pytest.raises(BadInput) as error:
+        validate(override(recipe(), assignments.split()), 8)
+    assert str(error.value).startswith(message)
+
+
+def test_settings_reach_adapters_and_can_take_them_away():
+    set_to = override(recipe(), ['zero.lora.rank=2', 'zero.lora.targets=q,v', 'zero.lora.base=int8', 'after.lora=none'])
+    assert set_to.stages[1].lora == LoRA(2, 8.0, ('q', 'v'), 'int8') and set_to.stages[2].lora is None
+    validate(set_to, 8)
 
 
 # --- PEFT
