@@ -215,6 +215,8 @@ def _lora(lora: config.LoRA, model: ModelConfig | None) -> Iterator[Row]:
     twice = next((t for i, t in enumerate(lora.targets) if t in lora.targets[:i]), None)
     yield twice is None, f'targets has {twice!r} twice'
     if model:
+        moving = model.moe is not None and model.moe.router_bias == 'balance'
+        yield not moving, "base is frozen, and the routers with it: model.moe.router_bias='balance' must be 'frozen'"
         yield (
             lora.rank <= model.width,
             f'rank={lora.rank} must be at most model.width={model.width}: no update has more',
