@@ -1,8 +1,7 @@
 """A family's mapping table: which tensors a file has, how each is shaped, and which leaf of the parameters it becomes.
 
 One table serves both directions. A tensor is rearranged as its axes are named, `'(N H) D' -> 'D N H'` (einops' notation): the axes of
-the file, the axes of the leaf, and the family's sizes say the stored shape, the leaf's, the way there, the way back, and how a
-sharded leaf is sharded in the file's layout.
+the file, the axes of the leaf, and the family's sizes say the stored shape, the leaf's, the way there and the way back.
 
 Axes are those of `r1jax.nn.transformer`: V vocabulary, D width, N query heads, K key/value heads, H head dim, F hidden, E experts.
 A matrix is stored as PyTorch has it, [outputs, inputs]; ours multiplies from the other side, and has heads as their own axis.
@@ -15,8 +14,6 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-from jax.sharding import PartitionSpec
 
 Sizes = Mapping[str, int]  # of axes
 
@@ -63,14 +60,6 @@ class Tensor(NamedTuple):
     def to_stored(self, x: Any, sizes: Sizes) -> Any:
         """The way back from `to_leaf`."""
         return rearrange(x, self.leaf, self.whole, sizes)
-
-    def stored_spec(self, leaf: PartitionSpec) -> PartitionSpec:
-        """How `whole` is split over devices where the leaf is split like `leaf`, so that each has what its part of the leaf needs.
-
-        A leaf's axis that stands inside another in the file, such as the head dim in '(N H)', is not split there.
-        """
-        split = dict(zip((group[0] for group in _groups(self.leaf)), [*leaf, *[None] * len(leaf)], strict=False))
-        return PartitionSpec(*(split.get(group[0]) for group in _groups(self.whole)))
 
 
 class Stack(NamedTuple):

@@ -1,0 +1,167 @@
+"""Loading a Hugging Face folder: peak host memory and time, onto 8 virtual devices, beside transformers.
+
+    python benchmarks/load.py [--gb 2] [--folder DIR] [--peer PYTHON]
+
+Generates a folder of random Llama weights in bfloat16 (in a temporary place, or in --folder, where it is kept and reused), and reads it
+in processes of its own, each after its imports and with the folder in the page cache:
+
+- `sharded`: straight to shards on 8 virtual CPU devices, as stored.
+- `sharded_float32`: the same as training loads it. Here the devices are the host, so they hold twice the folder.
+- `one`: to one device, and then one forward of 64 tokens, compilation included.
+- `transformers`: `from_pretrained(dtype='auto')` and the same forward, by --peer, a Python that has torch and transformers. It maps the
+  file, so its forward reads the weights. It takes turns with `one`; of both the medians are printed.
+
+Prints one JSON line: for each `load_s`, `forward_s`, `peak_gb` (the process's peak resident memory, in all), `over_gb` (what of it is
+neither the weights as the devices hold them nor what the process held before); `bound_gb`, the folder's size and 1 GB; and `ratio`,
+load and forward together, of `one` to `transformers`.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+TOKENS = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--gb', type=float, default=2.0)
+    parser.add_argument('--folder')
+    parser.add_argument('--peer', help='a Python with torch and transformers')
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--child', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        run = {'make': lambda: make(args.folder, args.gb), 'transformers': lambda: peer(args.folder)}
+        ours = ('sharded', 8, None), ('sharded_float32', 8, 'float32'), ('one', 1, None)
+        run |= {name: lambda n=devices, d=dtype: load(args.folder, n, d) for name, devices, dtype in ours}
+        print(json.dumps(run[args.child]()))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or str(pathlib.Path(temporary, 'model'))
+        if not pathlib.Path(folder, 'config.json').exists():
+            child(sys.executable, 'make', folder, args.gb)
+        files = pathlib.Path(folder).glob('*.safetensors')
+        size = sum(warm(file) for file in files)
+        result = {'folder_gb': size / 1e9, 'bound_gb': size / 1e9 + 1}
+        for name in ('sharded', 'sharded_float32'):
+            result[name] = child(sys.executable, name, folder, args.gb)
+        turns = {'one': sys.executable} | ({'transformers': args.peer} if args.peer else {})
+        seen: dict[str, list[dict]] = {name: [] for name in turns}
+        for _ in range(args.rounds):
+            for name, python in turns.items():
+                seen[name].append(child(python, name, folder, args.gb))
+        for name, each in seen.items():
+            result[name] = {key: statistics.median(run[key] for run in each) for key in each[0]}
+        if args.peer:
+            ours, theirs = (result[name]['load_s'] + result[name]['forward_s'] for name in turns)
+            result['ratio'] = ours / theirs
+    print(json.dumps(result))
+
+
+def child(python: str, name: str, folder: str, gb: float) -> dict:
+    call = [python, __file__, '--child', name, '--folder', folder, '--gb', str(gb)]
+    flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+    env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
+    done = subprocess.run(call, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def warm(file: pathlib.Path) -> int:
+    """Reads a file into the page cache; returns its bytes."""
+    with open(file, 'rb') as data:
+        return sum(map(len, iter(lambda: data.read(2**24), b'')))
+
+
+def memory() -> tuple[float, float]:
+    """Resident memory of this process now and at its peak, GB."""
+    lines = dict(line.split(':') for line in pathlib.Path('/proc/self/status').read_text().splitlines())
+    return tuple(int(lines[key].split()[0]) * 1024 / 1e9 for key in ('VmRSS', 'VmHWM'))
+
+
+def model(gb: float):
+    """A Llama whose weights take about `gb` GB in bfloat16."""
+    from r1jax.config import ModelConfig
+
+    D, F, V, H, N, K = 2048, 5632, 32000, 128, 16, 4
+    layer = 2 * D * H * (N + K) + 3 * D * F
+    layers = max(1, round((gb * 1e9 / 2 - 2 * V * D) / layer))
+    return ModelConfig(V, layers, D, N, K, H, F, context=4096, tied=False)
+
+
+def make(folder: str, gb: float) -> dict:
+    import numpy as np
+
+    from r1jax.weights import export, safetensors
+
+    class Random:
+        config, tokenizer, generation, skipped = model(gb), None, {}, ()
+        rng = np.random.default_rng(0)
+
+        def kind(self, piece):
+            return safetensors.named('bfloat16')
+
+        def leaf(self, piece):
+            c = self.config
+            sizes = {'V': c.vocab, 'D': c.width, 'N': c.heads, 'K': c.kv_heads, 'H': c.head_dim, 'F': c.hidden}
+            shape = piece.tensor.leaf_shape(sizes)
+            return self.rng.standard_normal(shape, np.float32) * np.float32(c.width**-0.5)
+
+    return {'files': export.write(folder, Random())}
+
+
+def load(folder: str, devices: int, dtype: str | None) -> dict:
+    """Imports and the mesh first, so that loading is timed alone."""
+    import jax
+    import jax.numpy as jnp
+
+    from r1jax import sharding, weights
+    from r1jax.config import MeshConfig
+    from r1jax.nn.transformer import forward, shardings, unembedding
+
+    mesh = sharding.make_mesh(MeshConfig(fsdp=devices))
+    jax.block_until_ready(jax.jit(lambda: jnp.zeros(8))())
+    before, _ = memory()
+    start = time.perf_counter()
+    config = weights.opened(folder).config
+    params = jax.block_until_ready(weights.load(folder, shardings(config, mesh), dtype).params)
+    loaded, (_, peak) = time.perf_counter(), memory()
+    held = sum(a.nbytes for a in jax.tree.leaves(params)) / 1e9
+    out = {'load_s': loaded - start, 'peak_gb': peak, 'before_gb': before, 'weights_gb': held}
+    out['over_gb'] = peak - before - held
+    if devices > 1:  # eight devices that share two cores would say nothing of a forward
+        return out
+
+    def logits(params, tokens):
+        place, segment = jnp.arange(TOKENS)[None], jnp.zeros((1, TOKENS), jnp.int32)
+        hidden, _, _ = forward(
+            dataclasses.replace(config, dtype='bfloat16'), params, tokens, place, segment, segment - 1
+        )
+        return hidden[:, -1].astype(jnp.bfloat16) @ unembedding(params).T
+
+    assert bool(jnp.isfinite(jax.jit(logits)(params, jnp.ones((1, TOKENS), jnp.int32))).all())
+    return out | {'forward_s': time.perf_counter() - loaded}
+
+
+def peer(folder: str) -> dict:
+    import torch
+    import transformers
+
+    before, _ = memory()
+    start = time.perf_counter()
+    net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype='auto')
+    loaded, (_, peak) = time.perf_counter(), memory()
+    with torch.no_grad():
+        assert bool(torch.isfinite(net(torch.ones(1, TOKENS, dtype=torch.long)).logits[:, -1]).all())
+    return {'load_s': loaded - start, 'forward_s': time.perf_counter() - loaded, 'peak_gb': peak, 'before_gb': before}
+
+
+if __name__ == '__main__':
+    main()
