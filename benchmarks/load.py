@@ -18,6 +18,7 @@ load and forward together, of `one` to `transformers`.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -97,22 +98,24 @@ def model(gb: float):
 
 
 def make(folder: str, gb: float) -> dict:
+    import jax
     import numpy as np
 
+    from r1jax.nn.transformer import init_boxed, unbox
     from r1jax.weights import export, safetensors
 
     class Random:
         config, tokenizer, generation, skipped = model(gb), None, {}, ()
+        shapes = jax.eval_shape(lambda: unbox(init_boxed(model(gb), jax.random.key(0))))
         rng = np.random.default_rng(0)
 
-        def kind(self, piece):
+        def kind(self, path, layer):
             return safetensors.named('bfloat16')
 
-        def leaf(self, piece):
-            c = self.config
-            sizes = {'V': c.vocab, 'D': c.width, 'N': c.heads, 'K': c.kv_heads, 'H': c.head_dim, 'F': c.hidden}
-            shape = piece.tensor.leaf_shape(sizes)
-            return self.rng.standard_normal(shape, np.float32) * np.float32(c.width**-0.5)
+        def leaf(self, path, layer):
+            shape = functools.reduce(lambda tree, name: tree[name], path, self.shapes).shape
+            shape = shape if layer is None else shape[1:]
+            return self.rng.standard_normal(shape, np.float32) * np.float32(self.config.width**-0.5)
 
     return {'files': export.write(folder, Random())}
 

@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from r1jax import weights
 from r1jax.config import ModelConfig
+from r1jax.weights import export
 from r1jax.weights import gguf as reader
 
 gguf = pytest.importorskip('gguf', reason="needs the gguf library: pip install 'r1jax[smollm2]'")
@@ -277,3 +279,13 @@ def test_unknown_suffix(tmp_path):
 def test_importing_is_cheap():
     code = 'import sys, r1jax.weights; assert not {"gguf", "tokenizers", "flax"} & set(sys.modules)'
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_a_gguf_leaves_as_a_folder(tmp_path):
+    """The file's order of rows is llama.cpp's, the folder's Hugging Face's; the parameters are the same."""
+    loaded = weights.load(write(tmp_path / 'model.gguf', tensors(tied=False)))
+    export.write(str(tmp_path / 'out'), weights.opened(str(tmp_path / 'model.gguf')), None)
+    again = weights.load(str(tmp_path / 'out'))
+    assert again.config == loaded.config
+    jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
+    assert again.tokenizer.encode('hello  12<|im_end|>') == loaded.tokenizer.encode('hello  12<|im_end|>')

@@ -45,9 +45,9 @@ class Source(Protocol):
     generation: dict[str, Any]
     skipped: Sequence[str]
 
-    def leaf(self, piece: Piece) -> np.ndarray: ...
+    def leaf(self, path: tuple[str, ...], layer: int | None) -> np.ndarray: ...
 
-    def kind(self, piece: Piece) -> np.dtype: ...
+    def kind(self, path: tuple[str, ...], layer: int | None) -> np.dtype: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +60,20 @@ class Held:
     generation: dict[str, Any] = dataclasses.field(default_factory=dict)
     skipped: Sequence[str] = ()
 
-    def _at(self, piece: Piece) -> Any:
+    def kind(self, path: tuple[str, ...], layer: int | None) -> np.dtype:
+        return np.dtype(self._at(path).dtype)
+
+    def leaf(self, path: tuple[str, ...], layer: int | None) -> np.ndarray:
+        whole = self._at(path)
+        if layer is None:
+            return np.asarray(whole)
+        return np.asarray(whole[layer] if isinstance(whole, np.ndarray) else _layer(whole, layer))
+
+    def _at(self, path: tuple[str, ...]) -> Any:
         out: Any = self.params
-        for name in piece.path:
+        for name in path:
             out = out[name]
         return out
-
-    def kind(self, piece: Piece) -> np.dtype:
-        return np.dtype(self._at(piece).dtype)
-
-    def leaf(self, piece: Piece) -> np.ndarray:
-        whole = self._at(piece)
-        if piece.layer is None:
-            return np.asarray(whole)
-        return np.asarray(whole[piece.layer] if isinstance(whole, np.ndarray) else _layer(whole, piece.layer))
 
 
 @jax.jit
@@ -143,7 +143,7 @@ def _deal(pieces: Iterator[Piece], source: Source, dtype: str | None, table: Tab
     files: list[list] = [[]]
     size = 0
     for piece in pieces:
-        kind = safetensors.named(dtype) if dtype else source.kind(piece)
+        kind = safetensors.named(dtype) if dtype else source.kind(piece.path, piece.layer)
         for expert, name in enumerate(piece.names):
             spec = safetensors.Spec(name, kind, piece.tensor.shape(table.sizes))
             if files[-1] and size + spec.size > shard:
@@ -157,7 +157,7 @@ def _deal(pieces: Iterator[Piece], source: Source, dtype: str | None, table: Tab
 
 
 def _tensor(source: Source, table: Table, piece: Piece, expert: int, spec: safetensors.Spec) -> np.ndarray:
-    leaf = source.leaf(piece)
+    leaf = source.leaf(piece.path, piece.layer)
     if (want := piece.tensor.leaf_shape(table.sizes)) != leaf.shape:
         raise ValueError(f'parameter {"/".join(piece.path)} has shape {leaf.shape}, its configuration says {want}')
     stored = piece.tensor.to_stored(leaf, table.sizes)

@@ -49,19 +49,24 @@ class Reader(abc.ABC):
     def read(self, name: str) -> np.ndarray:
         """A tensor, by its name in the file."""
 
-    def kind(self, piece: Piece) -> np.dtype:
-        """The type of a piece: the one that holds all its tensors'."""
-        return functools.reduce(np.promote_types, map(self.dtype, piece.names))
-
     def stored(self, piece: Piece, experts: slice = slice(None)) -> np.ndarray:
         """A piece as it is stored, some experts of it where they have tensors of their own."""
         if '{expert}' in piece.tensor.name:
             return np.stack([self.read(name) for name in piece.names[experts]])
         return self.read(piece.names[0])
 
-    def leaf(self, piece: Piece) -> np.ndarray:
-        """A piece as our parameters have it."""
+    def kind(self, path: tuple[str, ...], layer: int | None) -> np.dtype:
+        """The type of a leaf's layer (None: of a leaf that has no layers): the one that holds all its tensors'."""
+        return functools.reduce(np.promote_types, map(self.dtype, self._leaves[path][layer or 0].names))
+
+    def leaf(self, path: tuple[str, ...], layer: int | None) -> np.ndarray:
+        """A leaf's layer, as our parameters have it."""
+        piece = self._leaves[path][layer or 0]
         return piece.tensor.to_leaf(self.stored(piece), self.table.sizes)
+
+    @functools.cached_property
+    def _leaves(self) -> dict[tuple[str, ...], list[Piece]]:
+        return self.table.leaves()
 
 
 def params(reader: Reader, shardings: Any = None, dtype: str | None = 'float32') -> dict[str, Any]:
@@ -76,7 +81,11 @@ def params(reader: Reader, shardings: Any = None, dtype: str | None = 'float32')
     """
     out: dict[str, Any] = {}
     for path, pieces in reader.table.leaves().items():
-        kind = safetensors.named(dtype) if dtype else functools.reduce(np.promote_types, map(reader.kind, pieces))
+        kind = (
+            safetensors.named(dtype)
+            if dtype
+            else functools.reduce(np.promote_types, (reader.kind(path, piece.layer) for piece in pieces))
+        )
         inner = out
         for name in path[:-1]:
             inner = inner.setdefault(name, {})
