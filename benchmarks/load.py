@@ -1,13 +1,13 @@
 """Loading a Hugging Face folder: peak host memory and time, onto 8 virtual devices, beside transformers.
 
-    python benchmarks/load.py [--gb 2] [--folder DIR] [--peer PYTHON]
+    python benchmarks/load.py [--gb 2] [--dtype bfloat16] [--tokens 64] [--folder DIR] [--peer PYTHON]
 
-Generates a folder of random Llama weights in bfloat16 (in a temporary place, or in --folder, where it is kept and reused), and reads it
+Generates a folder of random Llama weights (in a temporary place, or in --folder, where it is kept and reused), and reads it
 in processes of its own, each after its imports and with the folder in the page cache:
 
 - `sharded`: straight to shards on 8 virtual CPU devices, as stored.
 - `sharded_float32`: the same as training loads it. Here the devices are the host, so they hold twice the folder.
-- `one`: to one device, and then one forward of 64 tokens, compilation included.
+- `one`: to one device, and then one forward of --tokens, compilation included.
 - `transformers`: `from_pretrained(dtype='auto')` and the same forward, by --peer, a Python that has torch and transformers. It maps the
   file, so its forward reads the weights. It takes turns with `one`; of both the medians are printed.
 
@@ -28,37 +28,40 @@ import sys
 import tempfile
 import time
 
-TOKENS = 64
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--gb', type=float, default=2.0)
     parser.add_argument('--folder')
     parser.add_argument('--peer', help='a Python with torch and transformers')
+    parser.add_argument('--dtype', choices=['bfloat16', 'float32'], default='bfloat16')
+    parser.add_argument('--tokens', type=int, default=64)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--child', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        run = {'make': lambda: make(args.folder, args.gb), 'transformers': lambda: peer(args.folder)}
+        run = {
+            'make': lambda: make(args.folder, args.gb, args.dtype),
+            'transformers': lambda: peer(args.folder, args.tokens),
+        }
         ours = ('sharded', 8, None), ('sharded_float32', 8, 'float32'), ('one', 1, None)
-        run |= {name: lambda n=devices, d=dtype: load(args.folder, n, d) for name, devices, dtype in ours}
+        run |= {name: lambda n=devices, d=dtype: load(args.folder, n, d, args.tokens) for name, devices, dtype in ours}
         print(json.dumps(run[args.child]()))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or str(pathlib.Path(temporary, 'model'))
         if not pathlib.Path(folder, 'config.json').exists():
-            child(sys.executable, 'make', folder, args.gb)
+            child(sys.executable, 'make', folder, args)
         files = pathlib.Path(folder).glob('*.safetensors')
         size = sum(warm(file) for file in files)
         result = {'folder_gb': size / 1e9, 'bound_gb': size / 1e9 + 1}
         for name in ('sharded', 'sharded_float32'):
-            result[name] = child(sys.executable, name, folder, args.gb)
+            result[name] = child(sys.executable, name, folder, args)
         turns = {'one': sys.executable} | ({'transformers': args.peer} if args.peer else {})
         seen: dict[str, list[dict]] = {name: [] for name in turns}
         for _ in range(args.rounds):
             for name, python in turns.items():
-                seen[name].append(child(python, name, folder, args.gb))
+                seen[name].append(child(python, name, folder, args))
         for name, each in seen.items():
             result[name] = {key: statistics.median(run[key] for run in each) for key in each[0]}
         if args.peer:
@@ -67,8 +70,9 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def child(python: str, name: str, folder: str, gb: float) -> dict:
-    call = [python, __file__, '--child', name, '--folder', folder, '--gb', str(gb)]
+def child(python: str, name: str, folder: str, args: argparse.Namespace) -> dict:
+    call = [python, __file__, '--child', name, '--folder', folder, '--gb', str(args.gb), '--dtype', args.dtype]
+    call += ['--tokens', str(args.tokens)]
     flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
     env = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
     done = subprocess.run(call, env=env, stdout=subprocess.PIPE, text=True, check=True)
@@ -87,17 +91,17 @@ def memory() -> tuple[float, float]:
     return tuple(int(lines[key].split()[0]) * 1024 / 1e9 for key in ('VmRSS', 'VmHWM'))
 
 
-def model(gb: float):
-    """A Llama whose weights take about `gb` GB in bfloat16."""
+def model(gb: float, dtype: str):
+    """A Llama whose weights take about `gb` GB."""
     from r1jax.config import ModelConfig
 
     D, F, V, H, N, K = 2048, 5632, 32000, 128, 16, 4
     layer = 2 * D * H * (N + K) + 3 * D * F
-    layers = max(1, round((gb * 1e9 / 2 - 2 * V * D) / layer))
+    layers = max(1, round((gb * 1e9 / {'bfloat16': 2, 'float32': 4}[dtype] - 2 * V * D) / layer))
     return ModelConfig(V, layers, D, N, K, H, F, context=4096, tied=False)
 
 
-def make(folder: str, gb: float) -> dict:
+def make(folder: str, gb: float, dtype: str) -> dict:
     import jax
     import numpy as np
 
@@ -105,22 +109,22 @@ def make(folder: str, gb: float) -> dict:
     from r1jax.weights import export, safetensors
 
     class Random:
-        config, tokenizer, generation, skipped = model(gb), None, {}, ()
-        shapes = jax.eval_shape(lambda: unbox(init_boxed(model(gb), jax.random.key(0))))
+        config, tokenizer, generation, skipped = model(gb, dtype), None, {}, ()
+        shapes = jax.eval_shape(lambda: unbox(init_boxed(model(gb, dtype), jax.random.key(0))))
         rng = np.random.default_rng(0)
 
         def kind(self, path, layer):
-            return safetensors.named('bfloat16')
+            return safetensors.named(dtype)
 
         def leaf(self, path, layer):
             shape = functools.reduce(lambda tree, name: tree[name], path, self.shapes).shape
             shape = shape if layer is None else shape[1:]
             return self.rng.standard_normal(shape, np.float32) * np.float32(self.config.width**-0.5)
 
-    return {'files': export.write(folder, Random())}
+    return {'files': export.write(folder, Random(), dtype)}
 
 
-def load(folder: str, devices: int, dtype: str | None) -> dict:
+def load(folder: str, devices: int, dtype: str | None, tokens: int) -> dict:
     """Imports and the mesh first, so that loading is timed alone."""
     import jax
     import jax.numpy as jnp
@@ -142,18 +146,18 @@ def load(folder: str, devices: int, dtype: str | None) -> dict:
     if devices > 1:  # eight devices that share two cores would say nothing of a forward
         return out
 
-    def logits(params, tokens):
-        place, segment = jnp.arange(TOKENS)[None], jnp.zeros((1, TOKENS), jnp.int32)
-        hidden, _, _ = forward(
-            dataclasses.replace(config, dtype='bfloat16'), params, tokens, place, segment, segment - 1
-        )
-        return hidden[:, -1].astype(jnp.bfloat16) @ unembedding(params).T
+    config = dataclasses.replace(config, dtype=params['embed'].dtype.name)
 
-    assert bool(jnp.isfinite(jax.jit(logits)(params, jnp.ones((1, TOKENS), jnp.int32))).all())
+    def logits(params, row):
+        place, segment = jnp.arange(tokens)[None], jnp.zeros((1, tokens), jnp.int32)
+        hidden, _, _ = forward(config, params, row, place, segment, segment - 1)
+        return hidden[:, -1].astype(config.dtype) @ unembedding(params).T
+
+    assert bool(jnp.isfinite(jax.jit(logits)(params, jnp.ones((1, tokens), jnp.int32))).all())
     return out | {'forward_s': time.perf_counter() - loaded}
 
 
-def peer(folder: str) -> dict:
+def peer(folder: str, tokens: int) -> dict:
     import torch
     import transformers
 
@@ -162,7 +166,7 @@ def peer(folder: str) -> dict:
     net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype='auto')
     loaded, (_, peak) = time.perf_counter(), memory()
     with torch.no_grad():
-        assert bool(torch.isfinite(net(torch.ones(1, TOKENS, dtype=torch.long)).logits[:, -1]).all())
+        assert bool(torch.isfinite(net(torch.ones(1, tokens, dtype=torch.long)).logits[:, -1]).all())
     return {'load_s': loaded - start, 'forward_s': time.perf_counter() - loaded, 'peak_gb': peak, 'before_gb': before}
 
 

@@ -81,11 +81,8 @@ def params(reader: Reader, shardings: Any = None, dtype: str | None = 'float32')
     """
     out: dict[str, Any] = {}
     for path, pieces in reader.table.leaves().items():
-        kind = (
-            safetensors.named(dtype)
-            if dtype
-            else functools.reduce(np.promote_types, (reader.kind(path, piece.layer) for piece in pieces))
-        )
+        kinds = [safetensors.named(dtype)] if dtype else [reader.kind(path, piece.layer) for piece in pieces]
+        kind = functools.reduce(np.promote_types, kinds)
         inner = out
         for name in path[:-1]:
             inner = inner.setdefault(name, {})
