@@ -11,9 +11,6 @@ import pathlib
 _ORDER = 'xla_cpu_enable_concurrency_optimized_scheduler'
 
 
-_ORDER = 'xla_cpu_enable_concurrency_optimized_scheduler'
-
-
 def configure() -> None:
     """Keeps compiled programs between runs, and keeps the libraries' chatter out of the terminal."""
     cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache')
