@@ -1,8 +1,8 @@
 """The values that travel between the recipe's three verbs: `sample`, `score`, `update`.
 
-Host values (`Problem`, `Response`, `Example`) are plain Python and stand here. Device values (`Rollout`, `Batch`, `TrainState`) stand
-in `r1jax.arrays` and are had from here too; they are loaded when asked for, and jax with them, since worker processes that grade must
-start small and fast.
+Host values (`Problem`, `Response`, `Example`, `Pair`, `Labelled`) are plain Python and stand here. Device values (`Rollout`, `Batch`,
+`TrainState`) stand in `r1jax.arrays` and are had from here too; they are loaded when asked for, and jax with them, since worker
+processes that grade must start small and fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from r1jax.arrays import Array, Batch, Rollout, TrainState
 
-__all__ = ['Array', 'Batch', 'Example', 'Problem', 'Response', 'Rollout', 'TrainState']
+__all__ = ['Array', 'Batch', 'Example', 'Labelled', 'Pair', 'Problem', 'Response', 'Rollout', 'TrainState']
 
 
 def __getattr__(name: str) -> Any:
@@ -51,3 +51,24 @@ class Example:
 
     prompt: str  # '' for plain text, whose every token is learned
     response: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two answers to a question, one of which was preferred: what a reward model learns helpfulness from.
+
+    Both are what the reward will read: of a response that reasons, the summary that follows `</think>`.
+    """
+
+    problem: Problem
+    chosen: str
+    rejected: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """An answer to a question with a judgement of its own: what a reward model learns safety from."""
+
+    problem: Problem
+    response: str  # whole, reasoning included
+    label: float  # 1 safe, 0 unsafe; between them a share of judges
