@@ -14,7 +14,6 @@ import dataclasses
 import os
 import pathlib
 import random
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -58,27 +57,22 @@ def faulty(stage, share: float):
 
 
 def compare(workdir: pathlib.Path, experiment: str, steps: int | None, share: float) -> dict:
+    import branches
+
     from r1jax.settings import load_recipe
-    from r1jax.train import stage
     from r1jax.train.log import read
 
     recipe = load_recipe(experiment)
-    *before, last = recipe.stages
+    last = recipe.stages[-1]
     last = dataclasses.replace(last, steps=steps or last.steps, log_samples=last.source.questions)
     runs = {'plain': last, 'faulty': faulty(last, share)}
-    base = workdir / 'base'
-    stage.run(dataclasses.replace(recipe, stages=tuple(before)), str(base))
-    seen, results = {}, {}
-    for name, each in runs.items():
-        path = workdir / name
-        if not path.exists():  # its logs too: the run goes on from where they end
-            shutil.copytree(base, path, ignore=shutil.ignore_patterns('config.json', 'summary.json', 'report.html'))
-        summary = stage.run(dataclasses.replace(recipe, stages=(*before, each)), str(path))
-        results[name] = summary['stages'][last.name]
-        metrics = [m for m in read(str(path / 'metrics.jsonl')) if m['stage'] == last.name]
+    results, seen = branches.run(workdir, recipe, runs), {}
+    for name in runs:
+        path = str(workdir / name)
+        metrics = [m for m in read(os.path.join(path, 'metrics.jsonl')) if m['stage'] == last.name]
         rollout = [
             s
-            for s in read(str(path / 'samples.jsonl'))
+            for s in read(os.path.join(path, 'samples.jsonl'))
             if s['stage'] == last.name and s['when'] == 'rollout' and s['step'] == 1
         ]
         seen[name] = metrics, rollout
