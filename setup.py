@@ -27,6 +27,7 @@ setuptools.setup(
     python_requires='>=3.11',
     install_requires=[
         'array_record>=0.8.1',
+        'datasketch>=2.0',  # near duplicates; small, and jax brings what it needs
         'flax>=0.12',
         'grain>=0.2.12',
         'importlib_resources>=6.0',  # tensorflow-datasets 4.9.10 imports it without requiring it

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'r1jax').rglob('*.py'))
 
 DOORS = {  # outside package -> the only file that imports it; jax and numpy are everywhere
+    'datasketch': 'curate/duplicates.py',
     'flax': 'nn/transformer.py',
     'gguf': 'weights/gguf.py',
     'grain': 'data/store.py',
@@ -48,8 +49,9 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'data': {'types'},
     'weights': {'__init__', 'types', 'config', 'presets', 'data'},
     'rewards': {'types', 'config', 'data'},  # never nn: a reward model's scoring function is passed in
+    'curate': {'types', 'config', 'rewards'},
     'evals': {*_NN, 'sample', 'rewards'},
-    'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'evals', 'report'},
+    'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'curate', 'evals', 'report'},
     'report': {'train.log'},  # the names of a workdir's files, and nothing that would start jax
     'settings': {'config'},
     'checks': {'config', 'presets', 'settings'},

@@ -28,7 +28,12 @@ class Repetition:
             raise ValueError(f'n={self.n} must be at least 1')
 
     def __call__(self, problem: Problem, response: Response) -> float:
-        return -repeated(_WORD.findall(response.text.lower()), self.n)
+        return -repeated(words(response.text), self.n)
+
+
+def words(text: str) -> list[str]:
+    """The words and signs of a text, lower case."""
+    return _WORD.findall(text.lower())
 
 
 def repeated(words: Sequence[str], n: int) -> float:

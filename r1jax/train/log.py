@@ -19,7 +19,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from tensorboardX import SummaryWriter
 
@@ -109,10 +109,7 @@ class Log:
         self.close()
 
     def _append(self, name: str, lines: list[dict]) -> None:
-        # A lone surrogate, which UTF-8 cannot hold, becomes the \udXXX that JSON has for it.
-        data = memoryview(''.join(_dump(line) + '\n' for line in lines).encode('utf-8', 'backslashreplace'))
-        while data:  # one turn, unless the disk takes less than it was given
-            data = data[self._files[name].write(data) :]
+        append(self._files[name], lines)
 
     def _emit(self, line: Mapping[str, Any]) -> None:
         stage = line['stage']
@@ -132,6 +129,14 @@ def write_summary(workdir: str, summary: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(path + '.tmp', path)
+
+
+def append(file: BinaryIO, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Adds objects of JSON values to an unbuffered file, a line each, in one write."""
+    # A lone surrogate, which UTF-8 cannot hold, becomes the \udXXX that JSON has for it.
+    data = memoryview(''.join(_dump(line) + '\n' for line in lines).encode('utf-8', 'backslashreplace'))
+    while data:  # one turn, unless the disk takes less than it was given
+        data = data[file.write(data) :]
 
 
 def read(path: str) -> Iterator[dict]:
