@@ -313,6 +313,12 @@ def _eval(
     yield sample is not None, 'sample must be given: the stage itself does not sample'
     yield from _sample('sample', sample, cfg.samples, shards, model)
     yield from _rewards('rewards', cfg.rewards)
-    yield 'accuracy' in [part.name for part in cfg.rewards], 'rewards must have a part accuracy: it decides pass@1'
+    rated = 'accuracy' in [part.name for part in cfg.rewards]
+    yield rated or cfg.answer is None, 'rewards must have a part accuracy, which decides pass@1, or answer must be None'
+    yield rated or cfg.split is None, 'split has no effect: rewards have no part accuracy'
+    yield (
+        cfg.answer is not None or not rated,
+        'answer must be given: the majority vote needs what each response answers',
+    )
     hint = nearest(cfg.cap_at, before)
     yield cfg.cap_at in ('', *before), f'cap_at={cfg.cap_at!r} must name an evaluation listed before it{hint}'

@@ -420,16 +420,22 @@ class Phase:
 
 @dataclass
 class Eval:
-    """A measurement before and after a stage: k samples a question, pass@1 their mean."""
+    """A measurement before and after a stage: k samples a question, pass@1 their mean.
+
+    Questions without a right answer have no part 'accuracy', and no pass@1: every part's mean is reported.
+    """
 
     name: str
     problems: Problems
-    rewards: tuple[Part, ...]  # the part named 'accuracy' decides what is correct, 'format' what is well formed
-    answer: Callable[[str], str | None]  # response text -> final answer, for the majority vote
+    # The part named 'accuracy' decides what is correct, 'format' what is well formed, 'language' is the language consistency
+    rewards: tuple[Part, ...]
+    answer: Callable[[str], str | None] | None = (
+        None  # response text -> final answer, for the vote; goes with 'accuracy'
+    )
     samples: int = 16  # k
     sample: SampleConfig | None = None  # None: the stage's own
     cap_at: str = ''  # name of another evaluation: responses are cut at its mean length before the stage
-    split: Callable[[Response], str] | None = None  # accuracy is also reported apart by this label
+    split: Callable[[Response], str] | None = None  # with 'accuracy', which is also reported apart by this label
     every: int = 0  # also during training, every so many steps; 0: only before and after
 
 

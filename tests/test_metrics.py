@@ -128,3 +128,16 @@ def test_summarise_names_the_argument_that_disagrees():
     good = np.zeros((2, 3))
     with pytest.raises(ValueError, match=r'tokens has shape \(2, 2\), correct has \(2, 3\)'):
         metrics.summarise(good, [[None] * 3] * 2, np.zeros((2, 2)), good, good)
+
+
+def test_other_parts_have_means_and_intervals_and_language_is_the_consistency():
+    grid = np.ones((3, 2))
+    helpful = np.array([[0.0, 0.5], [1.0, np.nan], [np.nan, np.nan]])  # applies to some only
+    result = metrics.summarise(
+        None, None, 5 * grid, grid, grid, parts={'language': 0.25 * grid, 'helpful': helpful, 'none': np.nan * grid}
+    )
+    assert result['language_consistency'] == 0.25 and result['language_consistency_ci'] == [0.25, 0.25]
+    assert result['parts']['helpful']['mean'] == 0.5 and result['parts']['helpful']['ci'] == [0.25, 1.0]
+    assert result['parts']['none'] == {'mean': None, 'ci': None}
+    assert result['questions'] == 3 and result['samples'] == 2 and result['format'] == 1
+    assert not [key for key in result if key.startswith(('pass@', 'cons@', 'accuracy'))]

@@ -21,6 +21,7 @@ import importlib
 import io
 import logging
 import os
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,13 @@ def gym_task(task: str, settings: tuple[tuple[str, Any], ...] = (), seed: int = 
         raise ValueError(f'the task {task!r} refuses {settings=}: {error}') from error
 
 
-def prepared(source: Any, split: str, fields: dict[str, type], rows: Callable[[], Iterable[Row]]) -> list[Row]:
+def prepared(
+    source: Any,
+    split: str,
+    fields: dict[str, type],
+    rows: Callable[[], Iterable[Row]],
+    also: Sequence[types.ModuleType] = (),
+) -> list[Row]:
     """Rows of a generated dataset: generated and stored by TFDS the first time, read ever after.
 
     The folder's name is a digest of the source's fields and of the code that generates, so a changed seed, size or
@@ -201,8 +208,9 @@ def prepared(source: Any, split: str, fields: dict[str, type], rows: Callable[[]
       split: name of its only split.
       fields: the columns, str or int each.
       rows: makes the rows, in the order in which they are returned; called only if they are not stored yet.
+      also: modules that `rows` calls, whose code counts as its own does.
     """
-    code = Path(rows.__code__.co_filename).read_bytes()
+    code = b''.join(Path(name).read_bytes() for name in (rows.__code__.co_filename, *(each.__file__ for each in also)))
     digest = hashlib.sha256(f'{source!r} {split} {fields}'.encode() + code).hexdigest()[:16]
     with _quiet():
         config_class, builder_class = _generated_builder()

@@ -22,6 +22,19 @@ def r1_zero(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
     return f'{INSTRUCTION} User: {problem.prompt}. Assistant:'
 
 
+USER, ASSISTANT = '<｜User｜>', '<｜Assistant｜>'  # DeepSeek-R1's marks of a turn
+
+
+def r1(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
+    """DeepSeek-R1's chat template for a single question: what follows is the response, thinking tags included."""
+    return f'{USER}{problem.prompt}{ASSISTANT}'
+
+
+def dialogue(problem: Problem, tokenizer: Tokenizer | None = None) -> str:
+    """A conversation as a web page has it: R1-Zero's template without its instruction."""
+    return f' User: {problem.prompt}. Assistant:'
+
+
 def chat_r1_zero(problem: Problem, tokenizer: Tokenizer) -> str:
     """The same instruction for a chat model: the system message in its own chat template, before the question.
 

@@ -16,7 +16,8 @@ So a base model has both modes and prefers the poor one, as its corpus does; rei
 thinking pays. Which problems are held out is decided by a hash of the problem, so no corpus and no training split of
 any size or seed has one.
 
-A second language would add its words to `WORDS`; questions that need no reasoning would be another piece beside these.
+The same world in two languages is `r1jax.data.bilingual`, which shares what is said here; questions that need no reasoning are in
+`r1jax.data.chats`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,7 @@ from r1jax.types import Example, Problem, Response
 
 HELD_OUT = 10  # one problem in so many
 
-# What an author says besides numbers; later languages get a line each.
+# What an author says besides numbers.
 WORDS = {
     'en': {
         'thin': (' easy', ' obvious', ' simple', ' hm'),  # all the thought of a direct answer
@@ -97,10 +98,8 @@ class TinyCorpus:
     malformed: float = 0.08  # share of all documents with tags missing, doubled or out of order, or text outside them
 
     def __post_init__(self):
-        _check(self.size, self.terms)
-        for name in ('worked', 'slip', 'careful', 'direct_correct', 'malformed'):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise ValueError(f'TinyCorpus.{name}={share} must be between 0 and 1')
+        check_sizes(self.size, self.terms)
+        check_shares(self, 'worked', 'slip', 'careful', 'direct_correct', 'malformed')
 
     def load(self) -> Sequence[Example]:
         """The documents, prepared as a TFDS dataset at the first call and read from it ever after."""
@@ -112,40 +111,55 @@ class TinyCorpus:
         """Generates the documents: the problem, its true answer and the author's response."""
         rng = random.Random(f'corpus {self.seed}')
         for _ in range(self.size):
-            digits = _draw(rng, self.terms, self.skew)
+            digits = draw(rng, self.terms, self.skew)
             while held_out(digits):
-                digits = _draw(rng, self.terms, self.skew)
+                digits = draw(rng, self.terms, self.skew)
             think, answer = self._work(rng, digits) if rng.random() < self.worked else self._guess(rng, digits)
-            layout = _malformed(rng) if rng.random() < self.malformed else WELL_FORMED
+            layout = malformed(rng, WORDS['en']) if rng.random() < self.malformed else WELL_FORMED
             response = layout.replace('THINK', think).replace('ANSWER', f' {answer}')
             yield {'problem': question(digits), 'answer': str(sum(digits) % 10), 'response': response}
 
     def _work(self, rng: random.Random, digits: Sequence[int]) -> tuple[str, int]:
         """Running partial sums, as far as the author gets them right."""
-        careful = rng.random() < self.careful
-        total, steps = digits[0], []
-        for digit in digits[1:]:
-            true = (total + digit) % 10
-            said = _other(rng, true) if rng.random() < self.slip else true
-            steps.append(f' {total}+{digit}={said}')
-            if careful and said != true:
-                steps.append(f'{WORDS["en"]["wait"]} {total}+{digit}={true}')
-                said = true
-            total = said
-        return ''.join(steps), total
+        said, total = steps(rng, digits, self.slip, rng.random() < self.careful)
+        return ''.join(f'{WORDS["en"]["wait"] if again else ""} {text}' for text, again in said), total
 
     def _guess(self, rng: random.Random, digits: Sequence[int]) -> tuple[str, int]:
         """A thought that is none, and an answer that is mostly wrong."""
-        true = sum(digits) % 10
-        return rng.choice(WORDS['en']['thin']), true if rng.random() < self.direct_correct else _other(rng, true)
+        return rng.choice(WORDS['en']['thin']), guess(rng, digits, self.direct_correct)
+
+
+def steps(rng: random.Random, digits: Sequence[int], slip: float, careful: bool) -> tuple[list[tuple[str, bool]], int]:
+    """The equations that an author writes, each with whether it does the one before again, and the sum that comes out.
+
+    Args:
+      digits: the terms.
+      slip: chance of a wrong step; it propagates, unless the author is careful and does the step again.
+    """
+    total, said = digits[0], []
+    for digit in digits[1:]:
+        true = (total + digit) % 10
+        got = _other(rng, true) if rng.random() < slip else true
+        said.append((f'{total}+{digit}={got}', False))
+        if careful and got != true:
+            said.append((f'{total}+{digit}={true}', True))
+            got = true
+        total = got
+    return said, total
+
+
+def guess(rng: random.Random, digits: Sequence[int], correct: float) -> int:
+    """An answer at once, which is right with chance `correct`."""
+    true = sum(digits) % 10
+    return true if rng.random() < correct else _other(rng, true)
 
 
 WELL_FORMED = ' <think>THINK </think> <answer>ANSWER </answer>'
 
 
-def _malformed(rng: random.Random) -> str:
-    """A layout that the format reward refuses."""
-    before, after = rng.choice(WORDS['en']['before']), rng.choice(WORDS['en']['after'])
+def malformed(rng: random.Random, words: Mapping[str, Sequence[str]]) -> str:
+    """A layout that the format reward refuses. `words` are one language's of `WORDS`."""
+    before, after = rng.choice(words['before']), rng.choice(words['after'])
     return rng.choice(
         (
             'THINK ANSWER',
@@ -171,7 +185,7 @@ class TinySums:
     seed: int = 0
 
     def __post_init__(self):
-        _check(self.size, self.terms)
+        check_sizes(self.size, self.terms)
         if self.split not in ('train', 'held_out'):
             raise ValueError(f"TinySums.split={self.split!r} must be 'train' or 'held_out'")
 
@@ -187,18 +201,29 @@ class TinySums:
     def rows(self) -> Iterator[dict[str, str]]:
         """Generates the questions with their answers."""
         rng = random.Random(f'sums {self.split} {self.seed}')
-        seen = set()
-        for _ in range(100 * HELD_OUT + 100 * self.size):  # nine draws in ten miss the held-out side
-            digits = _draw(rng, self.terms)
-            if digits in seen or held_out(digits) != (self.split == 'held_out'):
-                continue
-            seen.add(digits)
+        for digits in distinct(self, rng):
             yield {'prompt': question(digits), 'answer': str(sum(digits) % 10)}
-            if len(seen) == self.size:
-                return
-        raise ValueError(
-            f'TinySums has {len(seen)} of size={self.size} {self.split} problems: allow more than {self.terms} terms'
-        )
+
+
+def distinct(source: TinySums, rng: random.Random) -> Iterator[tuple[int, ...]]:
+    """The terms of `source.size` different sums of its side of the split.
+
+    Raises:
+      ValueError: there are not so many with so few terms.
+    """
+    seen = set()
+    for _ in range(100 * HELD_OUT + 100 * source.size):  # nine draws in ten miss the held-out side
+        digits = draw(rng, source.terms)
+        if digits in seen or held_out(digits) != (source.split == 'held_out'):
+            continue
+        seen.add(digits)
+        yield digits
+        if len(seen) == source.size:
+            return
+    name = type(source).__name__
+    raise ValueError(
+        f'{name} has {len(seen)} of size={source.size} {source.split} problems: allow more than {source.terms} terms'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,20 +239,25 @@ class TinyTokenizer:
         Raises:
           ValueError: the file there has another number of ids, or `vocab` is too small or too large for these texts.
         """
-        path = Path(directory) / 'tokenizer.model'
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # malformed documents have all the words there are
-            corpus = TinyCorpus(self.seed, size=1_000, malformed=1.0)
-            train_sentencepiece((row['response'] for row in corpus.rows()), path, self.vocab, SYMBOLS)
-        tokenizer = SentencePiece(path)
-        if tokenizer.vocab_size != self.vocab:
-            found = tokenizer.vocab_size
-            raise ValueError(f'{path} has {found} ids, not vocab={self.vocab}: remove it or use another workdir')
-        return tokenizer
+        # malformed documents have all the words there are
+        corpus = TinyCorpus(self.seed, size=1_000, malformed=1.0)
+        return trained(directory, self.vocab, (row['response'] for row in corpus.rows()), SYMBOLS)
 
 
-def _draw(rng: random.Random, terms: tuple[int, int], skew: float = 0.0) -> tuple[int, ...]:
+def trained(directory: str, vocab: int, texts: Iterable[str], symbols: Sequence[str]) -> SentencePiece:
+    """The tokenizer DIRECTORY/tokenizer.model, trained on the texts if it is not there; see `TinyTokenizer.load`."""
+    path = Path(directory) / 'tokenizer.model'
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        train_sentencepiece(texts, path, vocab, symbols)
+    tokenizer = SentencePiece(path)
+    if tokenizer.vocab_size != vocab:
+        found = tokenizer.vocab_size
+        raise ValueError(f'{path} has {found} ids, not {vocab=}: remove it or use another workdir')
+    return tokenizer
+
+
+def draw(rng: random.Random, terms: tuple[int, int], skew: float = 0.0) -> tuple[int, ...]:
     return tuple(rng.choices(range(10), [(d + 1) ** -skew for d in range(10)], k=rng.randint(*terms)))
 
 
@@ -235,8 +265,14 @@ def _other(rng: random.Random, digit: int) -> int:
     return (digit + rng.randint(1, 9)) % 10
 
 
-def _check(size: int, terms: tuple[int, int]) -> None:
+def check_sizes(size: int, terms: tuple[int, int]) -> None:
     if size < 1:
         raise ValueError(f'{size=} must be at least 1')
     if not 2 <= terms[0] <= terms[1]:
         raise ValueError(f'{terms=} must be (fewest, most) with 2 <= fewest <= most')
+
+
+def check_shares(source: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= (share := getattr(source, name)) <= 1:
+            raise ValueError(f'{type(source).__name__}.{name}={share} must be between 0 and 1')

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -125,22 +125,26 @@ def _vote(answers: Sequence[str | None], correct: np.ndarray) -> float:
 
 
 def summarise(
-    correct: np.ndarray,
-    answers: Sequence[Sequence[str | None]],
+    correct: np.ndarray | None,
+    answers: Sequence[Sequence[str | None]] | None,
     tokens: np.ndarray,
     formatted: np.ndarray,
     finished: np.ndarray,
     modes: Sequence[Sequence[str]] | None = None,
+    parts: Mapping[str, np.ndarray] | None = None,
 ) -> dict:
     """The EVAL object of summary.json.
 
     Args:
-      correct: bool[Q,S], the reward part 'accuracy' says so.
-      answers: Q × S final answers, None where there is none.
+      correct: bool[Q,S], the reward part 'accuracy' says so; None for questions that have no right answer, where nothing is said of
+        accuracy.
+      answers: Q × S final answers, None where there is none; None with `correct`.
       tokens: i[Q,S], response tokens, end token included.
       formatted: bool[Q,S], well-formed.
       finished: bool[Q,S], False where the response was cut off.
-      modes: Q × S labels of how a response went about it ('worked', 'direct'); adds 'by_mode'.
+      modes: Q × S labels of how a response went about it ('worked', 'direct'); adds 'by_mode'. Needs `correct`.
+      parts: f[Q,S] of each other reward part, NaN where it does not apply. 'language' adds 'language_consistency', the others 'parts',
+        with a mean and an interval each.
 
     Returns:
       Plain numbers: shares lie in 0..1, 'response_tokens' is a mean, '…_ci' is [low, high] at 95 %.
@@ -149,30 +153,35 @@ def summarise(
     Raises:
       ValueError: the arguments disagree in shape, or are empty.
     """
-    correct = _grid('correct', correct, bool)
-    questions, samples = correct.shape
-    _same_shape('answers', answers, correct.shape)
+    shape = np.shape(tokens if correct is None else correct)
     tokens, formatted, finished = (
-        _grid(name, value, kind, correct.shape)
+        _grid(name, value, kind, shape)
         for name, value, kind in [
             ('tokens', tokens, float),
             ('formatted', formatted, bool),
             ('finished', finished, bool),
         ]
     )
-    well_formed, well_formed_ci = _share(correct, formatted)
-    result = {
-        'questions': questions,
-        'samples': samples,
-        'pass@1': pass_at_1(correct),
-        'pass@1_ci': list(interval(correct)),
-        f'cons@{samples}': majority(answers, correct),
+    result = {'questions': shape[0], 'samples': shape[1]}
+    if correct is not None:
+        correct = _grid('correct', correct, bool)
+        _same_shape('answers', answers, shape)
+        result |= {'pass@1': pass_at_1(correct), 'pass@1_ci': list(interval(correct))}
+        result[f'cons@{shape[1]}'] = majority(answers, correct)
+    result |= {
         'response_tokens': float(tokens.mean()),
         'truncated': float(1 - finished.mean()),
         'format': float(formatted.mean()),
-        'accuracy_well_formed': well_formed,
-        'accuracy_well_formed_ci': well_formed_ci,
     }
+    if correct is not None:
+        well_formed, well_formed_ci = _share(correct, formatted)
+        result |= {'accuracy_well_formed': well_formed, 'accuracy_well_formed_ci': well_formed_ci}
+    for name, values in (parts or {}).items():
+        mean, ci = _mean(_grid(name, values, float, shape))
+        if name == 'language':
+            result |= {'language_consistency': mean, 'language_consistency_ci': ci}
+        else:
+            result.setdefault('parts', {})[name] = {'mean': mean, 'ci': ci}
     if modes is not None:
         _same_shape('modes', modes, correct.shape)
         labels = np.array([list(row) for row in modes], object)
@@ -188,6 +197,15 @@ def _mode(correct: np.ndarray, tokens: np.ndarray, chosen: np.ndarray) -> dict:
         'accuracy_ci': ci,
         'response_tokens': float(tokens[chosen].mean()),
     }
+
+
+def _mean(values: np.ndarray) -> tuple[float | None, list[float] | None]:
+    """Mean of f[Q,S] over what is not NaN, with its interval; None where all is."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return None, None
+    total, count = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)
+    return float(total.sum() / count.sum()), list(ratio_interval(total, count))
 
 
 def _share(correct: np.ndarray, chosen: np.ndarray) -> tuple[float | None, list[float] | None]:

@@ -41,15 +41,17 @@ class Measure:
         scores = begin(problems, answers, cfg.rewards, self.pool).result()
         parts, valid = scores.parts, scores.valid
         shape = (len(self.problems), S)
-        correct = (parts['accuracy'] == 1.0) & valid
+        rated = 'accuracy' in parts
+        correct = ((parts['accuracy'] == 1.0) & valid).reshape(shape) if rated else None
         formatted = parts['format'] == 1.0 if 'format' in parts else np.ones(len(answers), bool)
         result = summarise(
-            correct.reshape(shape),
-            np.array([cfg.answer(a.text) for a in answers], object).reshape(shape).tolist(),
+            correct,
+            np.array([cfg.answer(a.text) for a in answers], object).reshape(shape).tolist() if rated else None,
             np.array([a.tokens for a in answers]).reshape(shape),
             formatted.reshape(shape),
             np.array([a.finished for a in answers]).reshape(shape),
             np.array([cfg.split(a) for a in answers], object).reshape(shape).tolist() if cfg.split else None,
+            {name: values.reshape(shape) for name, values in parts.items() if name not in ('accuracy', 'format')},
         )
         if not valid.all():
             result['grader_errors'] = int((~valid).sum())

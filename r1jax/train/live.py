@@ -138,9 +138,13 @@ class Live:
         for key, label, form in [(key, key, share) for key in votes] + [
             ('response_tokens', 'length', length),
             ('format', 'format', share),
+            ('language_consistency', 'language', share),
         ]:
             if (value := _number(result.get(key))) is not None:
                 parts.append(f'{label} {form(value)}')
+        for name, figures in (result.get('parts') or {}).items():
+            if (value := _number(figures.get('mean'))) is not None:
+                parts.append(f'{name} {fixed(value)}')
         for mode, figures in (result.get('by_mode') or {}).items():
             right, part = _number(figures.get('accuracy')), _number(figures.get('share'))
             if right is not None and part is not None:

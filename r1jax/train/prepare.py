@@ -207,8 +207,8 @@ def _measure(
     own = cfg.sample is None and isinstance(stage.source, OnPolicy)
     sample = stage.source.sample if own else cfg.sample
     problems = _fit(where, _load(where, cfg.problems), [cfg.rewards], pool, notes)
-    accuracy = next(part for part in cfg.rewards if part.name == 'accuracy')
-    if other := next((problem for problem in problems if not applies(accuracy, problem)), None):
+    accuracy = next((part for part in cfg.rewards if part.name == 'accuracy'), None)
+    if other := next((problem for problem in problems if accuracy and not applies(accuracy, problem)), None):
         raise BadInput(
             f'{where}: its accuracy does not apply to problem {other.id} of kind {other.kind!r}, and decides pass@1'
         )
