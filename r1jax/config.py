@@ -341,7 +341,7 @@ class Decontaminate:
     """Prompts that share `words` words in a row with an evaluation's question are not sampled; see `r1jax.curate.contamination`."""
 
     words: int = 10  # R1 Methods
-    against: tuple[Problems, ...] = ()  # besides the questions of every evaluation of the recipe's
+    against: tuple[Problems, ...] = ()  # (): the questions of every evaluation in the recipe
 
 
 # What may become of a sample besides a filter's name, in the order of the questions that it is asked; see `r1jax.curate.choose`
