@@ -28,7 +28,7 @@ WORDS = {
         'first': ' first ',
         'then': (' then ', ' next '),
         'wait': ' wait, ',  # a slip is noticed, the step is done again
-        'summary': (' The answer is \\boxed{', '}.'),
+        'summary': ('The answer is \\boxed{', '}.'),
         **{name: tiny.WORDS['en'][name] for name in ('thin', 'before', 'after')},
     },
     'zh': {
@@ -55,7 +55,7 @@ SYMBOLS = tuple(
                 for value in words.values()
                 for text in ([value] if isinstance(value, str) else value)
             ),
-            *(template.USER, template.ASSISTANT, '\n'),
+            *(template.USER, template.ASSISTANT),
             *chats.SYMBOLS,
         )
     )
@@ -155,7 +155,7 @@ class BilingualTokenizer:
     """A SentencePiece model for the bilingual world, trained once a workdir."""
 
     seed: int = 0
-    vocab: int = 235  # ids, exactly: one for each phrase
+    vocab: int = 236  # ids, exactly: one for each phrase
 
     def load(self, directory: str) -> SentencePiece:
         """Reads DIRECTORY/tokenizer.model, which is trained first if it is not there.
@@ -185,4 +185,4 @@ def readable(problem: Problem, text: str) -> str:
     for theirs, ours in pairs:
         thought = thought.replace(theirs, ours)
     answer = after.partition('<answer>')[2].partition('</answer>')[0].strip()
-    return f' <think>{thought} </think>{answer.join(own["summary"])}'
+    return f' <think>{thought} </think> {answer.join(own["summary"])}'

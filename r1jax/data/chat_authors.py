@@ -125,7 +125,7 @@ class ChatPairs:
     size: int = 2_000
     split: Literal['train', 'held_out'] = 'train'
     gap: float = 1.0  # points of ten
-    noise: float = 1.0  # points, standard deviation of a judgement
+    noise: float = 0.5  # points, standard deviation of a judgement
     favour: float = 0.5  # points for the answer shown first
     care: float = 0.6
     seed: int = 0
@@ -143,7 +143,7 @@ class ChatPairs:
         while given < self.size:
             for request in _drawn(rng, TASKS[:-1], 100, self.split):
                 refuses = 0.3 if request.task == 'advise' else 0.05
-                two = [answer(rng, request, self.care, refuses).strip() for _ in range(2)]
+                two = [answer(rng, request, self.care, refuses) for _ in range(2)]
                 gap = self._gap(rng, request, two)
                 if abs(gap) < self.gap or given == self.size:
                     continue
