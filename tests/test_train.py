@@ -18,6 +18,7 @@ import smallest
 
 from r1jax import sharding
 from r1jax.config import OnPolicy, Phase
+from r1jax.rewards import reflection
 from r1jax.settings import BadInput
 from r1jax.train import checkpoint, stage
 from r1jax.train import step as compiled
@@ -64,7 +65,8 @@ def test_a_run_leaves_what_it_promises(whole):
     ]
     assert lines[7]['loss'] < lines[0]['loss']
     names = 'reward/mean reward/accuracy reward/format rollout/tokens rollout/truncated policy/kl policy/entropy policy/clip_fraction '
-    names += 'policy/sampler_gap_max policy/sampler_gap_mean policy/skipped loss grad_norm tokens_per_second seconds'
+    names += 'policy/sampler_gap_max policy/sampler_gap_mean policy/skipped loss grad_norm tokens_per_second seconds '
+    names += 'rollout/tokens_std reflection/mean reflection/share'
     zero = lines[8:]
     assert all(n in m for m in zero for n in names.split())
     assert all(m['policy/sampler_gap_max'] < 1e-4 for m in zero)
@@ -80,6 +82,8 @@ def test_a_run_leaves_what_it_promises(whole):
     )
     records = list(read(str(whole / 'samples.jsonl')))
     assert {r['when'] for r in records} == {'before', 'rollout', 'after'}
+    words = [reflection.count(r['completion']) for r in records if r['when'] == 'before' and r['eval'] == 'held_out']
+    assert summary['zero']['before']['reflective_words'] == np.mean(words)
     assert all(r['parts'].keys() >= {'accuracy', 'format'} for r in records)
     for name in ('config.json', 'report.html', 'tensorboard/zero', 'checkpoints/zero/done.json'):
         assert (whole / name).exists(), name

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -110,9 +111,14 @@ def majority(answers: Sequence[Sequence[str | None]], correct: np.ndarray) -> fl
     Raises:
       ValueError: the two disagree in shape.
     """
+    return float(votes(answers, correct).mean())
+
+
+def votes(answers: Sequence[Sequence[str | None]], correct: np.ndarray) -> np.ndarray:
+    """What `majority` is the mean of: f[Q], how correct each question's most frequent answer is."""
     correct = _grid('correct', correct, bool)
     _same_shape('answers', answers, correct.shape)
-    return float(np.mean([_vote(row, right) for row, right in zip(answers, correct, strict=True)]))
+    return np.array([_vote(row, right) for row, right in zip(answers, correct, strict=True)])
 
 
 def _vote(answers: Sequence[str | None], correct: np.ndarray) -> float:
@@ -132,6 +138,7 @@ def summarise(
     finished: np.ndarray,
     modes: Sequence[Sequence[str]] | None = None,
     parts: Mapping[str, np.ndarray] | None = None,
+    reflective: np.ndarray | None = None,
 ) -> dict:
     """The EVAL object of summary.json.
 
@@ -145,6 +152,7 @@ def summarise(
       modes: Q × S labels of how a response went about it ('worked', 'direct'); adds 'by_mode'. Needs `correct`.
       parts: f[Q,S] of each other reward part, NaN where it does not apply. 'language' adds 'language_consistency', the others 'parts',
         with a mean and an interval each.
+      reflective: i[Q,S], reflective words of a response; adds 'reflective_words', their mean.
 
     Returns:
       Plain numbers: shares lie in 0..1, 'response_tokens' is a mean, '…_ci' is [low, high] at 95 %.
@@ -165,17 +173,22 @@ def summarise(
     result = {'questions': shape[0], 'samples': shape[1]}
     if correct is not None:
         correct = _grid('correct', correct, bool)
-        _same_shape('answers', answers, shape)
+        voted = votes(answers, correct)
         result |= {'pass@1': pass_at_1(correct), 'pass@1_ci': list(interval(correct))}
-        result[f'cons@{shape[1]}'] = majority(answers, correct)
+        result |= {f'cons@{shape[1]}': float(voted.mean()), f'cons@{shape[1]}_ci': list(interval(voted))}
     result |= {
         'response_tokens': float(tokens.mean()),
+        'response_tokens_ci': list(interval(tokens.mean(axis=1))),
         'truncated': float(1 - finished.mean()),
         'format': float(formatted.mean()),
+        'format_ci': list(interval(formatted)),
     }
     if correct is not None:
         well_formed, well_formed_ci = _share(correct, formatted)
         result |= {'accuracy_well_formed': well_formed, 'accuracy_well_formed_ci': well_formed_ci}
+    if reflective is not None:
+        mean, ci = _mean(_grid('reflective', reflective, float, shape))
+        result |= {'reflective_words': mean, 'reflective_words_ci': ci}
     for name, values in (parts or {}).items():
         mean, ci = _mean(_grid(name, values, float, shape))
         if name == 'language':
@@ -187,6 +200,15 @@ def summarise(
         labels = np.array([list(row) for row in modes], object)
         result['by_mode'] = {mode: _mode(correct, tokens, labels == mode) for mode in sorted(set(labels.ravel()))}
     return result
+
+
+def figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """An evaluation's result as metrics: path -> number or interval. Of a part its mean, `part/NAME`; modes stay in summary.json."""
+    parts = result.get('parts') or {}
+    flat = {k: v for k, v in result.items() if not isinstance(v, dict)}
+    for name, each in parts.items():
+        flat |= {f'part/{name}': each['mean'], f'part/{name}_ci': each['ci']}
+    return ((path, value) for path, value in flat.items() if value is not None)
 
 
 def _mode(correct: np.ndarray, tokens: np.ndarray, chosen: np.ndarray) -> dict:

@@ -15,6 +15,7 @@ import numpy as np
 
 from r1jax.config import Eval
 from r1jax.evals.metrics import summarise
+from r1jax.rewards import reflection
 from r1jax.rewards.combine import Scores, begin, marked
 from r1jax.rewards.pool import Pool
 from r1jax.sample import Sampler, responses
@@ -52,6 +53,7 @@ class Measure:
             np.array([a.finished for a in answers]).reshape(shape),
             np.array([cfg.split(a) for a in answers], object).reshape(shape).tolist() if cfg.split else None,
             {name: values.reshape(shape) for name, values in parts.items() if name not in ('accuracy', 'format')},
+            np.array([reflection.count(a.text) for a in answers]).reshape(shape),
         )
         if not valid.all():
             result['grader_errors'] = int((~valid).sum())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -134,7 +135,7 @@ class Live:
             ci = [_number(bound) for bound in result.get('pass@1_ci') or ()]
             wide = f' [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]' if len(ci) == 2 and None not in ci else ''
             parts.append(f'pass@1 {share(accuracy)}{wide}')
-        votes = [key for key in result if key.startswith('cons@')]
+        votes = [key for key in result if re.fullmatch(r'cons@\d+', key)]
         for key, label, form in [(key, key, share) for key in votes] + [
             ('response_tokens', 'length', length),
             ('format', 'format', share),

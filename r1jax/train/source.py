@@ -23,6 +23,7 @@ import numpy as np
 from r1jax.config import GRPO, OnPolicy, Part, Stage, Stored
 from r1jax.data import store
 from r1jax.evals.run import records
+from r1jax.rewards import reflection
 from r1jax.rewards.combine import Scores, Scoring, applies, begin
 from r1jax.rewards.pool import Pool
 from r1jax.rl.advantage import group_advantage, mixed
@@ -261,6 +262,7 @@ class OnPolicySource:
             'reward/std': float(reward[valid].std()) if valid.any() else 0.0,
             'rollout/samples': len(answers),
             'rollout/tokens': float(np.mean([a.tokens for a in answers])),
+            'rollout/tokens_std': float(np.std([a.tokens for a in answers])),
             'rollout/longest': max(a.tokens for a in answers),
             'rollout/repeated': collections.Counter(a.text for a in answers).most_common(1)[0][1] / len(answers),
             'rollout/truncated': float(np.mean([not a.finished for a in answers])),
@@ -268,6 +270,7 @@ class OnPolicySource:
             'rollout/refills': len(draws) - 1,
             'rollout/grader_errors': int((~valid).sum()),
             **{f'grader/{outcome}': count for outcome, count in errors.items()},
+            **reflection.metrics([a.text for a in answers]),
         }
         for name in draws[0].scores.parts:
             values = np.concatenate([d.scores.parts[name] for d in draws])[valid]

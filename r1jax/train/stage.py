@@ -20,6 +20,7 @@ import numpy as np
 from r1jax import report, sharding
 from r1jax.checks import validate
 from r1jax.config import GRPO, OnPolicy, Recipe
+from r1jax.evals.metrics import figures
 from r1jax.nn.lora import attach
 from r1jax.rewards.pool import Pool
 from r1jax.rl.batch import Item, pack, unpack
@@ -241,9 +242,7 @@ class _Stage:
             if e.cfg.every and step % e.cfg.every == 0 and step < s.steps:
                 result, _ = self._measure(e)
                 self.view.evaluation(s.name, e.cfg.name, f'step {step}', result)
-                metrics |= {
-                    f'eval/{e.cfg.name}/{k}': v for k, v in result.items() if not isinstance(v, dict) and v is not None
-                }
+                metrics |= {f'eval/{e.cfg.name}/{k}': v for k, v in figures(result)}
         self.log.metrics(s.name, step, self._seconds(), metrics)
         if logged:
             self.log.samples(s.name, step, [{'when': 'rollout', **r} for r in logged])
