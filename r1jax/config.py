@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
-from r1jax.types import Example, Problem, Response
+from r1jax.types import Example, Labelled, Pair, Problem, Response
 
 dataclass = dataclasses.dataclass(frozen=True)
 
@@ -272,9 +272,9 @@ class Problems(Protocol):
 
 
 class Examples(Protocol):
-    """A source of stored training texts."""
+    """A source of stored training texts; of pairs or labelled answers, where a reward model learns from them."""
 
-    def load(self) -> Sequence[Example]: ...
+    def load(self) -> Sequence[Example | Pair | Labelled]: ...
 
 
 class Tokenizers(Protocol):
@@ -285,10 +285,10 @@ class Tokenizers(Protocol):
 
 @dataclass
 class Stored:
-    """Batches from stored texts: pretraining and SFT."""
+    """Batches from stored texts: pretraining, SFT, distillation, and reward models."""
 
     examples: Examples
-    batch: int  # examples an optimizer step
+    batch: int  # examples (or pairs) an optimizer step
     shuffle: bool = True  # each epoch anew
 
 
@@ -390,6 +390,34 @@ class NLL:
 
 
 @dataclass
+class BradleyTerry:
+    """A reward model that learns from pairs, −log σ(r_chosen − r_rejected), the mean of an optimizer step (R1 Methods: helpfulness).
+
+    The stage's model is that of the weights it starts from, with a value head in place of the unembedding (`r1jax.nn.heads`).
+    """
+
+
+@dataclass
+class Pointwise:
+    """A reward model that learns from labels, the cross-entropy of σ(r), the mean of an optimizer step (R1 Methods: safety)."""
+
+
+@dataclass
+class Distil:
+    """The student's distribution of each response token is drawn to the teacher's, over the whole vocabulary.
+
+    'forward' is KL(teacher ‖ student): the student covers all that the teacher may say (Hinton et al., arXiv 1503.02531). 'reverse' is
+    KL(student ‖ teacher): it keeps to what it can say (MiniLLM, arXiv 2306.08543). Over stored texts, or over what the student samples
+    itself, which no gradient flows through (GKD, arXiv 2306.13649; Thinking Machines, On-Policy Distillation, 2025). The mean over the
+    response tokens of an optimizer step.
+    """
+
+    teacher: str  # name of an earlier stage, whose model may have another shape but has the same vocabulary
+    kl: Literal['forward', 'reverse'] = 'forward'
+    temperature: float = 1.0  # of both distributions
+
+
+@dataclass
 class GRPO:
     """Group relative policy optimisation (DeepSeekMath eq. 3; R1 report eq. 1)."""
 
@@ -436,6 +464,19 @@ class Eval:
     sample: SampleConfig | None = None  # None: the stage's own
     cap_at: str = ''  # name of another evaluation: responses are cut at its mean length before the stage
     split: Callable[[Response], str] | None = None  # with 'accuracy', which is also reported apart by this label
+    every: int = 0  # also during training, every so many steps; 0: only before and after
+
+
+@dataclass
+class Agreement:
+    """A measurement of a reward model before and after its stage: does it judge as those did who judged these pairs or labels?
+
+    Accuracy with its interval, calibration, and accuracy by which answer is longer or by label (`r1jax.evals.agreement`).
+    """
+
+    name: str
+    examples: Examples  # of Pair or Labelled, as the stage's, and none that it trains on
+    bins: int = 10  # of the reliability table
     every: int = 0  # also during training, every so many steps; 0: only before and after
 
 

@@ -36,7 +36,7 @@ class Item:
 
     prompt: np.ndarray  # i32[P], at least one token
     response: np.ndarray  # i32[N], end token included
-    weight: float  # of each response token
+    weight: float | np.ndarray  # of each response token, or f32[N], of one after the other
     group: int = -1  # items of one group ≥ 0 have the same prompt; -1: on its own
     advantage: float = 1.0
     sampler_logp: np.ndarray | None = None  # f32[N]; None: 0

@@ -10,6 +10,7 @@ Axes: B rows, T tokens, D width, V vocabulary, C tokens of a chunk.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -38,25 +39,66 @@ def token_logprobs(
     stands for greedy sampling, whose log-probabilities are those of temperature 1. Returns logp and entropy, f32[B,T], nats, 0
     outside `where`; gradients flow from logp to hidden and unembed, and none through the entropy.
     """
-    B, T, _ = hidden.shape
-    temperature = jnp.where(temperature == 0, 1.0, temperature).astype(jnp.float32)
-    if where is None:
-        where = jnp.ones((B, T), bool)
-    rows, vocab = B / sharding.size('data') / sharding.size('fsdp'), unembed.shape[0] / sharding.size('tensor')
-    C = max(1, min(T, int(_LOGITS / (rows * vocab))))
+    temperature = at_temperature(temperature)
+    where = jnp.ones(tokens.shape, bool) if where is None else where
+    C = chunk(tokens.shape, unembed.shape[0])
     with jax.named_scope('head'):
-        if rows < B:
-            # not beside the layers: collectives that wait for each other starve the threads of virtual CPU devices
-            hidden, where = jax.lax.optimization_barrier((hidden, where))
-        order = jnp.argsort(~where, axis=1, stable=True)  # wanted tokens first
-        chunks = -(-where.sum(1).max() // C)
-        x = jnp.take_along_axis(hidden, jnp.take_along_axis(source, order, 1)[..., None], 1)
-        y = jnp.take_along_axis(tokens, order, 1)
-        pad = -T % C
-        x, y = jnp.pad(x, ((0, 0), (0, pad), (0, 0))), jnp.pad(y, ((0, 0), (0, pad)))
-        logp, entropy = _head(dtype, C, x, unembed, y, chunks, temperature)
-        back = jnp.argsort(order, axis=1)
-        return tuple(jnp.where(where, jnp.take_along_axis(a, back, 1), 0.0) for a in (logp, entropy))
+        hidden, where = apart(hidden, where)
+        front = Front.of(where, C)
+        x, y = front.states(hidden, source), front.ids(tokens)
+        return front.back(*_head(dtype, C, x, unembed, y, front.chunks, temperature))
+
+
+def at_temperature(temperature: jax.Array | float) -> jax.Array:
+    """f32[], what logits are divided by."""
+    return jnp.where(temperature == 0, 1.0, temperature).astype(jnp.float32)
+
+
+def chunk(shape: tuple[int, int], vocab: int, kinds: int = 1) -> int:
+    """C for rows [B,T], where so many kinds of logits exist at a time."""
+    rows, vocab = _rows(shape[0]), vocab / sharding.size('tensor')
+    return max(1, min(shape[1], int(_LOGITS / (rows * vocab * kinds))))
+
+
+def _rows(B: int) -> float:
+    """Of B rows, those of one device."""
+    return B / sharding.size('data') / sharding.size('fsdp')
+
+
+def apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The arrays [B,…], with what is computed of them kept from running beside what they are computed of: collectives that wait for
+    each other starve the threads of virtual CPU devices.
+    """
+    return jax.lax.optimization_barrier(arrays) if _rows(len(arrays[0])) < len(arrays[0]) else arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Front:
+    """The wanted tokens of each row moved to its front, in whole chunks, and back again."""
+
+    where: jax.Array  # bool[B,T]
+    order: jax.Array  # i32[B,T], wanted tokens first
+    chunks: jax.Array  # i32[], that hold the wanted tokens of the fullest row
+    pad: int  # columns that make T whole chunks
+
+    @classmethod
+    def of(cls, where: jax.Array, C: int) -> Front:
+        order = jnp.argsort(~where, axis=1, stable=True)
+        return cls(where, order, -(-where.sum(1).max() // C), -where.shape[1] % C)
+
+    def states(self, hidden: jax.Array, source: jax.Array) -> jax.Array:
+        """f32[B,T+pad,D]: the hidden states that the tokens are predicted from."""
+        x = jnp.take_along_axis(hidden, jnp.take_along_axis(source, self.order, 1)[..., None], 1)
+        return jnp.pad(x, ((0, 0), (0, self.pad), (0, 0)))
+
+    def ids(self, tokens: jax.Array) -> jax.Array:
+        """i32[B,T+pad]."""
+        return jnp.pad(jnp.take_along_axis(tokens, self.order, 1), ((0, 0), (0, self.pad)))
+
+    def back(self, *values: jax.Array) -> tuple[jax.Array, ...]:
+        """[B,T] each of [B,T+pad]: a token's value at its place, 0 where it was not wanted."""
+        back = jnp.argsort(self.order, axis=1)
+        return tuple(jnp.where(self.where, jnp.take_along_axis(a, back, 1), 0.0) for a in values)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -65,7 +107,7 @@ def _head(dtype, C, x, unembed, y, chunks, temperature):
     return _forward(dtype, C, x, unembed, y, chunks, temperature)[0]
 
 
-_STATE, _IDS, _WEIGHT = ('batch', 'length', None), ('batch', 'length'), ('vocab', 'embed')
+STATE, IDS, WEIGHT = ('batch', 'length', None), ('batch', 'length'), ('vocab', 'embed')
 
 
 def _forward(dtype, C, x, unembed, y, chunks, temperature):
@@ -75,13 +117,13 @@ def _forward(dtype, C, x, unembed, y, chunks, temperature):
 
         def body(i, out):
             at = i * C
-            z = matmul(_cut(x, at, C), w.T, dtype) / temperature
+            z = matmul(cut(x, at, C), w.T, dtype) / temperature
             top = sharding.largest(z.max(-1), 'tensor')
             e = jnp.exp(z - top[..., None])
-            own = _cut(y, at, C) - first
+            own = cut(y, at, C) - first
             picked = jnp.take_along_axis(z, jnp.clip(own, 0, w.shape[0] - 1)[..., None], -1)[..., 0]
             picked = jnp.where((own >= 0) & (own < w.shape[0]), picked, 0.0)
-            mass, mean, picked = sharding.total((_sum(e), _sum(e * z), picked), 'tensor')
+            mass, mean, picked = sharding.total((vocab_sum(e), vocab_sum(e * z), picked), 'tensor')
             total = top + jnp.log(mass)
             new = picked - total, total - mean / mass, total
             return tuple(jax.lax.dynamic_update_slice_in_dim(a, b, at, 1) for a, b in zip(out, new, strict=True))
@@ -89,7 +131,7 @@ def _forward(dtype, C, x, unembed, y, chunks, temperature):
         zero = jnp.zeros(y.shape, jnp.float32)
         return jax.lax.fori_loop(0, chunks, body, (zero, zero, zero))
 
-    run = sharding.by_shard(shard, (_STATE, _WEIGHT, _IDS, (), ()), (_IDS,) * 3)
+    run = sharding.by_shard(shard, (STATE, WEIGHT, IDS, (), ()), (IDS,) * 3)
     logp, entropy, total = run(x, unembed, y, chunks, temperature)
     return (logp, entropy), (x, unembed, y, chunks, temperature, total)
 
@@ -104,10 +146,10 @@ def _backward(dtype, C, kept, cotangents):
         def body(i, carry):
             dx, dw = carry
             at = i * C
-            h = _cut(x, at, C)
+            h = cut(x, at, C)
             z = matmul(h, w.T, dtype) / temperature
-            hit = ids == _cut(y, at, C)[..., None]
-            dz = (hit - jnp.exp(z - _cut(total, at, C)[..., None])) * _cut(g, at, C)[..., None]
+            hit = ids == cut(y, at, C)[..., None]
+            dz = (hit - jnp.exp(z - cut(total, at, C)[..., None])) * cut(g, at, C)[..., None]
             dx = jax.lax.dynamic_update_slice_in_dim(dx, matmul(dz, w, dtype), at, 1)
             flat = dz.astype(dtype).reshape(-1, dz.shape[-1]), h.astype(dtype).reshape(-1, h.shape[-1])
             return dx, dw + jnp.dot(flat[0].T, flat[1], preferred_element_type=jnp.float32)
@@ -116,12 +158,12 @@ def _backward(dtype, C, kept, cotangents):
         dx, dw = jax.lax.fori_loop(0, chunks, body, zero)
         return sharding.total(dx, 'tensor'), sharding.total(sharding.scatter(dw, 'fsdp', 1), 'data')
 
-    run = sharding.by_shard(shard, (_STATE, _WEIGHT, _IDS, (), (), _IDS, _IDS), (_STATE, _WEIGHT))
+    run = sharding.by_shard(shard, (STATE, WEIGHT, IDS, (), (), IDS, IDS), (STATE, WEIGHT))
     dx, dw = run(x, unembed, y, chunks, temperature, total, cotangents[0] / temperature)
     return dx.astype(x.dtype), dw.astype(unembed.dtype), None, None, jnp.zeros_like(temperature)
 
 
-def _sum(a):
+def vocab_sum(a):
     """f32[B,C] of a [B,C,V], as products of pieces with ones, in float32 on every backend: XLA's CPU backend folds a plain sum into
     what computes its terms and takes three times as long. Pieces keep the rounding of a sum.
     """
@@ -130,7 +172,7 @@ def _sum(a):
     return jnp.dot(pieces, jnp.ones(piece, a.dtype), precision=jax.lax.Precision.HIGHEST).sum(-1)
 
 
-def _cut(a, at, C):
+def cut(a, at, C):
     return jax.lax.dynamic_slice_in_dim(a, at, C, 1)
 
 

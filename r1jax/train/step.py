@@ -1,6 +1,7 @@
 """The compiled functions of training: `init_state`, `logprobs`, `update`. Pure; jitted here and nowhere else.
 
-With `lora` the parameters of the state are adapters. The base travels beside the state: it is neither donated nor changed.
+With `lora` the parameters of the state are adapters. The base travels beside the state: it is neither donated nor changed. So does the
+teacher of a distillation. With `scalar` they are those of a reward model, which has a value head in place of the unembedding.
 
 A batch arrives as [M,R,T] microbatches of which the first `count` are in use. The loop over them has a dynamic trip count, so a
 rollout of any length runs the same program, and cutting a batch differently changes nothing but rounding.
@@ -20,51 +21,60 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.config import GRPO, NLL, LoRA, ModelConfig
+from r1jax.config import GRPO, NLL, BradleyTerry, Distil, LoRA, ModelConfig, Pointwise
+from r1jax.nn import heads, moe, transformer
 from r1jax.nn import lora as adapters
-from r1jax.nn import moe, transformer
+from r1jax.rl import distil
 from r1jax.rl import loss as losses
 from r1jax.rl.logprobs import token_logprobs
 from r1jax.train import optim
 from r1jax.types import Batch, TrainState
 
+Loss = NLL | GRPO | BradleyTerry | Pointwise | Distil
+Teacher = tuple[ModelConfig, Any]  # with its weights
 
-def _init_boxed(model: ModelConfig, key: jax.Array, lora: LoRA | None):
-    return transformer.init_boxed(model, key) if lora is None else adapters.init_boxed(model, lora, key)
+
+def is_scalar(loss: Loss) -> bool:
+    """Whether a stage with this loss trains a reward model."""
+    return isinstance(loss, BradleyTerry | Pointwise)
 
 
-def shardings(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None) -> TrainState:
+def _init_boxed(model: ModelConfig, key: jax.Array, lora: LoRA | None, scalar: bool):
+    return adapters.init_boxed(model, lora, key) if lora else transformer.init_boxed(model, key, scalar)
+
+
+def shardings(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False) -> TrainState:
     """NamedSharding of every leaf of the train state, found without allocating it.
 
     The whole state is described while parameters are boxed with their logical axes, so that optimizer moments inherit them.
     """
 
     def boxed():
-        params = _init_boxed(model, jax.random.key(0), lora)
+        params = _init_boxed(model, jax.random.key(0), lora, scalar)
         return TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
 
     return transformer.placed(jax.eval_shape(boxed), mesh)
 
 
-def described(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None) -> TrainState:
+def described(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False) -> TrainState:
     """The train state as ShapeDtypeStructs with their shardings."""
 
     def plain():
-        params = transformer.unbox(_init_boxed(model, jax.random.key(0), lora))
+        params = transformer.unbox(_init_boxed(model, jax.random.key(0), lora, scalar))
         return TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
 
-    return _structs(jax.eval_shape(plain), shardings(model, tx, mesh, lora))
+    return _structs(jax.eval_shape(plain), shardings(model, tx, mesh, lora, scalar))
 
 
-def weight_shardings(model: ModelConfig, mesh: Mesh, lora: LoRA | None = None) -> Any:
+def weight_shardings(model: ModelConfig, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False) -> Any:
     """NamedSharding of every weight, or with `lora` of every adapter."""
-    return transformer.placed(jax.eval_shape(lambda: _init_boxed(model, jax.random.key(0), lora)), mesh)
+    return transformer.placed(jax.eval_shape(lambda: _init_boxed(model, jax.random.key(0), lora, scalar)), mesh)
 
 
-def described_params(model: ModelConfig, mesh: Mesh, lora: LoRA | None = None) -> Any:
+def described_params(model: ModelConfig, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False) -> Any:
     """The weights, or with `lora` the adapters, as ShapeDtypeStructs with their shardings."""
-    plain = jax.eval_shape(lambda: transformer.unbox(_init_boxed(model, jax.random.key(0), lora)))
-    return _structs(plain, weight_shardings(model, mesh, lora))
+    plain = jax.eval_shape(lambda: transformer.unbox(_init_boxed(model, jax.random.key(0), lora, scalar)))
+    return _structs(plain, weight_shardings(model, mesh, lora, scalar))
 
 
 def _structs(tree, where):
@@ -74,16 +84,33 @@ def _structs(tree, where):
 def init_params(model: ModelConfig, key: jax.Array, mesh: Mesh, lora: LoRA | None = None) -> Any:
     """Random weights, or with `lora` new adapters, on the mesh."""
     init = jax.jit(
-        lambda k: transformer.unbox(_init_boxed(model, k, lora)), out_shardings=weight_shardings(model, mesh, lora)
+        lambda k: transformer.unbox(_init_boxed(model, k, lora, False)),
+        out_shardings=weight_shardings(model, mesh, lora),
     )
     return init(key)
 
 
+def with_value_head(model: ModelConfig, params: Any, key: jax.Array, mesh: Mesh) -> Any:
+    """Weights with a new value head in place of their unembedding; those of a reward model as they are. On the mesh."""
+    if 'value' in params:
+        return params
+    return jax.device_put(heads.with_value_head(params, key), weight_shardings(model, mesh, scalar=True))
+
+
 def init_state(
-    model: ModelConfig, tx, key: jax.Array, mesh: Mesh, params: Any = None, lora: LoRA | None = None
+    model: ModelConfig,
+    tx,
+    key: jax.Array,
+    mesh: Mesh,
+    params: Any = None,
+    lora: LoRA | None = None,
+    scalar: bool = False,
 ) -> TrainState:
-    """A sharded train state at step 0: random parameters, or `params` (host or device arrays) placed on the mesh."""
-    where = shardings(model, tx, mesh, lora)
+    """A sharded train state at step 0: random parameters, or `params` (host or device arrays) placed on the mesh.
+
+    With `scalar` there must be `params`: a reward model begins as a language model (`with_value_head`).
+    """
+    where = shardings(model, tx, mesh, lora, scalar)
     params = init_params(model, key, mesh, lora) if params is None else jax.device_put(params, where.params)
     opt_state = jax.jit(tx.init, out_shardings=where.opt_state)(params)
     return TrainState(step=jax.device_put(jnp.int32(0), where.step), params=params, opt_state=opt_state)
@@ -127,10 +154,15 @@ def place(batch: Batch, mesh: Mesh) -> Batch:
     return jax.device_put(batch, sharding.named(mesh, 'micro', 'batch', 'length'))
 
 
-def _logprobs(model, params, batch, temperature):
+def _hidden(model, params, batch, replays=False):
     where = batch.tokens, batch.position, batch.segment, batch.parent
-    routes = batch.routes if model.replays else None
+    routes = batch.routes if replays else None
     hidden, _, aux = transformer.forward(model, params, *where, prompts=batch.prompts, block=batch.block, routes=routes)
+    return hidden, aux
+
+
+def _logprobs(model, params, batch, temperature):
+    hidden, aux = _hidden(model, params, batch, model.replays)
     head, on = transformer.unembedding(params), batch.weight != 0
     return *token_logprobs(hidden, head, batch.tokens, batch.source, temperature, model.dtype, on), aux
 
@@ -150,8 +182,16 @@ def logprobs(model: ModelConfig, params, batch: Batch, count: jax.Array, tempera
     return jax.lax.fori_loop(0, count, body, jnp.zeros(batch.weight.shape, jnp.float32))
 
 
-def loss_and_metrics(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, temperature, fresh):
-    """The loss of one microbatch [R,T], with (sums, maxima) of its metrics. `fresh`: see `build_update`."""
+def loss_and_metrics(
+    model: ModelConfig, loss: Loss, params, batch: Batch, temperature, fresh, teacher: Teacher | None = None
+):
+    """The loss of one microbatch [R,T], with (sums, maxima) of its metrics: sums over the `tokens` among them, and `weighted` ones, which
+    are means. `fresh`, `teacher`: see `build_update`.
+    """
+    if is_scalar(loss):
+        return _judged(model, loss, params, batch)
+    if isinstance(loss, Distil):
+        return _distilled(model, loss, params, batch, teacher)
     logp, entropy, aux = _logprobs(model, params, batch, temperature)
     load = {'load': aux['load']} if aux else {}
     if isinstance(loss, NLL):
@@ -167,14 +207,47 @@ def loss_and_metrics(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch,
     return value, (sums | load, tops)
 
 
-def gradients(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, count, temperature, fresh, whole=None):
+def _judged(model, loss, params, batch):
+    """Of a batch of `r1jax.rl.judged`, whose weights stand at the last tokens of sequences."""
+    hidden, aux = _hidden(model, params, batch)
+    with jax.named_scope('value'):
+        score = heads.values(params, hidden)  # f32[R,T]
+    if isinstance(loss, BradleyTerry):
+        rejected = jnp.take_along_axis(score, batch.source, 1)
+        value, metrics = losses.bradley_terry(score, rejected, batch.weight)
+    else:
+        value, metrics = losses.pointwise(score, batch.advantage, batch.weight)
+    sums = {'tokens': jnp.sum(batch.segment >= 0, dtype=jnp.float32)} | ({'load': aux['load']} if aux else {})
+    return value, (sums | {'weighted': {f'score/{name}': x for name, x in metrics.items()}}, {})
+
+
+def _distilled(model, loss, params, batch, teacher):
+    """Of a batch as any policy learns from; the teacher reads it too, by its own experts if it has any."""
+    hidden, aux = _hidden(model, params, batch, model.replays)
+    theirs, weights = teacher
+    seen, _ = _hidden(theirs, weights, batch)
+    both = (
+        (hidden, transformer.unembedding(params), model.dtype),
+        (jax.lax.stop_gradient(seen), transformer.unembedding(weights), theirs.dtype),
+    )
+    on = batch.weight > 0
+    kl, measured = distil.divergence(*both, batch.source, loss.temperature, loss.kl, on)
+    sums = {name: jnp.sum(x, where=on, dtype=jnp.float32) for name, x in measured.items()}
+    sums |= {'tokens': jnp.sum(on, dtype=jnp.float32)} | ({'load': aux['load']} if aux else {})
+    return jnp.sum(batch.weight * kl), (sums, {})
+
+
+def gradients(
+    model: ModelConfig, loss: Loss, params, batch: Batch, count, temperature, fresh, whole=None, teacher=None
+):
     """Loss, metrics and gradients of a whole batch, summed over its first `count` microbatches.
 
     `whole` makes weights of the parameters that are trained, where those are not the weights themselves.
     """
 
     def one(params, micro):
-        return loss_and_metrics(model, loss, whole(params) if whole else params, micro, temperature, fresh)
+        weights = whole(params) if whole else params
+        return loss_and_metrics(model, loss, weights, micro, temperature, fresh, teacher)
 
     def body(i, carry):
         value, sums, tops, grads = carry
@@ -187,13 +260,21 @@ def gradients(model: ModelConfig, loss: NLL | GRPO, params, batch: Batch, count,
     return jax.lax.fori_loop(0, count, body, (jnp.float32(0), zeros(sums), zeros(tops), zeros(params)))
 
 
-def build_update(model: ModelConfig, loss: NLL | GRPO, tx, where: TrainState, lora: LoRA | None = None) -> Callable:
-    """update(state, batch, count, rate, temperature, fresh[, base]) -> state, metrics. `state` is donated, `base` is not.
+def build_update(
+    model: ModelConfig,
+    loss: Loss,
+    tx,
+    where: TrainState,
+    lora: LoRA | None = None,
+    teacher: ModelConfig | None = None,
+) -> Callable:
+    """update(state, batch, count, rate, temperature, fresh[, base][, taught]) -> state, metrics. `state` alone is donated.
 
     batch [M,R,T] with `count` microbatches in use; rate f32[]; temperature f32[] of the distribution that was sampled;
     fresh bool[]: the parameters are still those that sampled the rollout, so π_old is this very forward pass (else batch.old_logp).
     A step whose loss or gradient is not finite, or whose batch is empty, leaves parameters and optimizer as they were
-    and reports `policy/skipped` 1. `where` holds the shardings of the state. `base`, with `lora`: the frozen weights.
+    and reports `policy/skipped` 1. `where` holds the shardings of the state. `base`, with `lora`: the frozen weights. `taught`, with the
+    loss `Distil`: the weights of the `teacher`.
 
     Routers of a model with experts: their bias has no gradient, and stays ('frozen') or moves by the step's loads ('balance'), which is
     no part of the optimizer; where the batch holds the experts that sampling chose, every pass of a stage takes them (policy, π_old and
@@ -201,16 +282,17 @@ def build_update(model: ModelConfig, loss: NLL | GRPO, tx, where: TrainState, lo
     """
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(where, None))
-    def update(state, batch, count, rate, temperature, fresh, base=None):
+    def update(state, batch, count, rate, temperature, fresh, base=None, taught=None):
         whole = lora and functools.partial(adapters.attach, base, cfg=lora)
-        value, sums, tops, grads = gradients(model, loss, state.params, batch, count, temperature, fresh, whole)
+        also = whole, teacher and (teacher, taught)
+        value, sums, tops, grads = gradients(model, loss, state.params, batch, count, temperature, fresh, *also)
         norm = optim.global_norm(grads)
         good = jnp.isfinite(value) & jnp.isfinite(norm) & (count > 0)
         grads = jax.tree.map(lambda g: jnp.where(good, g, 0.0), grads)
         new = optim.apply(tx, grads, state.opt_state, state.params, rate)
         params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state))
-        tokens, load = sums.pop('tokens'), sums.pop('load', None)
-        metrics = {k: v / jnp.maximum(tokens, 1) for k, v in sums.items()} | tops
+        tokens, load, weighted = sums.pop('tokens'), sums.pop('load', None), sums.pop('weighted', {})
+        metrics = {k: v / jnp.maximum(tokens, 1) for k, v in sums.items()} | tops | weighted
         if load is not None:
             metrics['router/overload'] = moe.overload(load)
             if model.moe.router_bias == 'balance':
