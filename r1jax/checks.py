@@ -60,7 +60,7 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     },
     Part: {'weight': '(-inf, inf)', 'deadline': _ZERO_UP},
     config.GradingConfig: {'workers': _ZERO_UP, 'memory_mb': '[128, inf)'},
-    Stored: {'batch': _ONE_UP},
+    Stored: {'batch': _ONE_UP, 'epochs': _ZERO_UP},
     OnPolicy: {
         **dict.fromkeys(('questions', 'samples', 'minibatches', 'inner_epochs'), _ONE_UP),
         **dict.fromkeys(('max_refills', 'overlong_buffer', 'reference_every'), _ZERO_UP),
@@ -72,18 +72,19 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     config.Phase: {'step': _ZERO_UP, 'max_tokens': _ONE_UP, 'temperature': _POSITIVE, 'learning_rate': _ZERO_UP},
     Eval: {'samples': _ONE_UP, 'every': _ZERO_UP},
     Stage: {
-        **dict.fromkeys(('steps', 'checkpoint_every', 'keep_checkpoints', 'max_skips'), _ONE_UP),
-        'log_samples': _ZERO_UP,
+        **dict.fromkeys(('checkpoint_every', 'keep_checkpoints', 'max_skips'), _ONE_UP),
+        **dict.fromkeys(('steps', 'log_samples'), _ZERO_UP),
     },
     Recipe: {},
 }
+_FITTING = {Stored: (NLL,), OnPolicy: (GRPO,)}  # the losses that each kind of source can feed
 
 
 def validate(recipe: Recipe, devices: int) -> None:
     """Refuses a recipe that cannot run on so many devices.
 
-    Sizes of a model that is read from weights are checked once it is known: call this again with it filled in,
-    `validate(dataclasses.replace(recipe, model=model), devices)`.
+    Sizes of models that are read from weights are checked once they are known: call this again with them filled in, in the recipe
+    and in its stages.
 
     Raises:
       BadInput: the first thing that is wrong, with its path, its value and what it must be.
@@ -147,7 +148,7 @@ def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
     first = recipe.stages[0]
     for field in ('model', 'tokenizer'):
         read = from_weights(first.start) and not (field == 'tokenizer' and first.start in PRESETS)  # a preset has none
-        known = getattr(recipe, field) is not None or read
+        known = getattr(recipe, field) is not None or read or (field == 'model' and first.model is not None)
         yield known, f'{field}=None is read from weights, but {first.name}.start={first.start!r} is no weights file'
     if recipe.model:
         yield from _under('model', _model(recipe.model, mesh))
@@ -156,7 +157,37 @@ def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
         hint = f': {stage.start} does not come before it' if stage.start in names else nearest(stage.start, known)
         hint += '; a folder of weights is written with a slash, as in ./NAME' if stage.start not in names else ''
         yield stage.start in known or from_weights(stage.start), f'{stage.name} cannot start from {stage.start!r}{hint}'
+        yield from _under(stage.name, _reads(stage, names[:i], names))
         yield from _under(stage.name, _stage(stage, recipe))
+
+
+def _reads(stage: Stage, before: Sequence[str], names: Sequence[str]) -> Iterator[Row]:
+    """The stages whose output a stage reads, by its data, its rewards or its loss, are earlier ones."""
+    for name in config.stages_read(stage):
+        hint = ', which does not come before it' if name in names else f', which is no stage{nearest(name, before)}'
+        yield name in before, f'source, rewards or loss read what {name!r} ends with{hint}'
+
+
+def model_of(recipe: Recipe, stage: Stage) -> ModelConfig | None:
+    """A stage's model: its own, else that of the stage it starts from, else the recipe's. None: it is read from weights."""
+    named = {each.name: each for each in recipe.stages}
+    while stage.model is None and stage.start in named:
+        stage = named[stage.start]
+    return stage.model or recipe.model
+
+
+def model_differences(ours: ModelConfig, theirs: ModelConfig) -> str:
+    """What tells a stage's model from that of the weights where it starts, '' if it can start there."""
+    free = {'context', 'remat', 'dtype'}  # a run may choose these for any weights
+    if ours.moe and theirs.moe:
+        chosen = {n: getattr(ours.moe, n) for n in ('bias_speed', 'replay')}
+        if 'none' not in (ours.moe.router_bias, theirs.moe.router_bias):
+            chosen['router_bias'] = ours.moe.router_bias
+        theirs = dataclasses.replace(theirs, moe=dataclasses.replace(theirs.moe, **chosen))
+    names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in free]
+    return ', '.join(
+        f'{n} {getattr(theirs, n)} != {getattr(ours, n)}' for n in names if getattr(ours, n) != getattr(theirs, n)
+    )
 
 
 def from_weights(start: str) -> bool:
@@ -185,8 +216,15 @@ def _model(model: ModelConfig, mesh: config.MeshConfig) -> Iterator[Row]:
 def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
     source, loss, phases, rows = stage.source, stage.loss, stage.phases, stage.rows.per_microbatch
     shards = recipe.mesh.data * recipe.mesh.fsdp
-    fitting = NLL if isinstance(source, Stored) else GRPO
-    yield isinstance(loss, fitting), f'loss={type(loss).__name__}: {type(source).__name__} needs {fitting.__name__}'
+    fitting, model = _FITTING[type(source)], model_of(recipe, stage)
+    needs = ' or '.join(each.__name__ for each in fitting)
+    yield isinstance(loss, fitting), f'loss={type(loss).__name__}: {type(source).__name__} needs {needs}'
+    yield from _duration(stage)
+    if stage.model:
+        yield from _under('model', _model(stage.model, recipe.mesh))
+        theirs = next((model_of(recipe, each) for each in recipe.stages if each.name == stage.start), None)
+        differ = model_differences(stage.model, theirs) if theirs else ''
+        yield not differ, f'model has another shape than that of {stage.start}, where it starts: {differ}'
     cut, block = stage.rows, stage.rows.block or stage.rows.length - stage.rows.prompts
     whole = block > 0 and (cut.length - cut.prompts) % block == 0
     yield whole, f'rows.length={cut.length} must be rows.prompts={cut.prompts} and a multiple of rows.block={cut.block}'
@@ -194,7 +232,7 @@ def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
     yield not (stored and cut.prompts), f'rows.prompts={cut.prompts} has no effect: stored examples share no prompts'
     yield rows % shards == 0, f'rows.per_microbatch={rows} must be a multiple of mesh data×fsdp = {shards}'
     if stage.lora:
-        yield from _under('lora', _lora(stage.lora, recipe.model))
+        yield from _under('lora', _lora(stage.lora, model))
     for before, after in itertools.pairwise(phase.step for phase in phases):
         yield before < after, f'phases must ascend: one at step {after} follows one at step {before}'
     for i, phase in enumerate(phases):
@@ -202,12 +240,19 @@ def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
         yield isinstance(source, OnPolicy) or not samples, f'phases.{i} is about sampling, but a Stored source has none'
         yield from _rewards(f'phases.{i}.rewards', phase.rewards) if phase.rewards is not None else ()
     if isinstance(source, OnPolicy):
-        yield from _on_policy(stage, recipe.model, shards)
+        yield from _on_policy(stage, model, shards)
     names = [evaluation.name for evaluation in stage.evals]
     yield from _names('evals', names)
     for i, evaluation in enumerate(stage.evals):
         own = evaluation.sample or getattr(source, 'sample', None)
-        yield from _under(f'evals.{evaluation.name}', _eval(evaluation, own, names[:i], recipe.model, shards))
+        yield from _under(f'evals.{evaluation.name}', _eval(evaluation, own, names[:i], model, shards))
+
+
+def _duration(stage: Stage) -> Iterator[Row]:
+    epochs = getattr(stage.source, 'epochs', 0)
+    by_source = ', or 0 with source.epochs' if isinstance(stage.source, Stored) else ''
+    yield stage.steps >= 1 or epochs > 0, f'steps={stage.steps} must be in [1, inf){by_source}'
+    yield not (stage.steps and epochs), f'steps={stage.steps} and source.epochs={epochs} both say how long: make one 0'
 
 
 def _lora(lora: config.LoRA, model: ModelConfig | None) -> Iterator[Row]:

@@ -266,13 +266,19 @@ class GradingConfig:
 
 
 class Problems(Protocol):
-    """A source of questions: a frozen dataclass, so that it can be written to config.json."""
+    """A source of questions: a frozen dataclass, so that it can be written to config.json.
+
+    A source that reads what earlier stages wrote names them in an attribute `stages: tuple[str, ...]`; it is asked to `load(workdir)`,
+    once they are finished.
+    """
 
     def load(self) -> Sequence[Problem]: ...
 
 
 class Examples(Protocol):
-    """A source of stored training texts; of pairs or labelled answers, where a reward model learns from them."""
+    """A source of stored training texts; of pairs or labelled answers, where a reward model learns from them. Like `Problems`, it may
+    read what earlier stages wrote.
+    """
 
     def load(self) -> Sequence[Example | Pair | Labelled]: ...
 
@@ -290,6 +296,7 @@ class Stored:
     examples: Examples
     batch: int  # examples (or pairs) an optimizer step
     shuffle: bool = True  # each epoch anew
+    epochs: int = 0  # passes over the examples, with Stage.steps=0: as many steps as they take
 
 
 @dataclass
@@ -483,7 +490,7 @@ class Agreement:
 @dataclass
 class Stage:
     name: str
-    steps: int
+    steps: int  # optimizer steps; 0: the source says how long it takes (Stored.epochs)
     source: Stored | OnPolicy
     loss: NLL | GRPO
     optim: OptimConfig
@@ -491,6 +498,9 @@ class Stage:
     # 'init' (random weights), the name of an earlier stage, a Hugging Face folder (written with a slash), PATH.gguf,
     # package:PACKAGE/FILE.gguf, or a preset of r1jax.presets (its shape, random weights)
     start: str = 'init'
+    # None: that of the stage it starts from, else the recipe's. Context, remat and dtype may differ from those of the weights
+    model: ModelConfig | None = None
+    template: Callable[[Problem, Any], str] | None = None  # None: the recipe's
     lora: LoRA | None = None  # None: all weights are trained. A later stage starts from the adapters merged into them
     phases: tuple[Phase, ...] = ()
     evals: tuple[Eval, ...] = ()
@@ -505,8 +515,25 @@ class Recipe:
     name: str
     stages: tuple[Stage, ...]
     template: Callable[[Problem, Any], str]  # (problem, tokenizer) -> model input
-    model: ModelConfig | None = None  # None: that of the weights a stage starts from
+    model: ModelConfig | None = (
+        None  # None: that of the weights a stage starts from, and where it starts from none, of the first
+    )
     tokenizer: Tokenizers | None = None  # None: as model; a preset has none
     mesh: MeshConfig = MeshConfig()
     grading: GradingConfig = GradingConfig()
     seed: int = 0
+
+
+def stages_read(value: Any) -> tuple[str, ...]:
+    """Names of the stages whose output a part of a recipe reads: whatever in it has an attribute `stages`, in their order.
+
+    What a stage starts from is not among them.
+    """
+    found = list(getattr(value, 'stages', ())) if not isinstance(value, (type, Recipe)) else []
+    if isinstance(value, (tuple, list)):
+        inner: Sequence[Any] = value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value) if field.name != 'stages']
+    else:
+        inner = ()
+    return tuple(dict.fromkeys([*found, *(name for each in inner for name in stages_read(each))]))

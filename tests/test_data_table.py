@@ -463,7 +463,8 @@ def on_disk(tmp_path) -> tuple:
 
 
 def prepared(recipe, tmp_path):
-    return prepare(recipe, str(tmp_path), ('base', 'zero'), 8, pool=None).jobs  # no reward here has a deadline
+    ready = prepare(recipe, str(tmp_path), ('base', 'zero'), 8, pool=None)
+    return [ready.job(name) for name in ('base', 'zero')]  # no reward here has a deadline
 
 
 @dataclasses.dataclass(frozen=True)

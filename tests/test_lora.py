@@ -280,7 +280,7 @@ def whole(tmp_path_factory):
 
 def lineage(workdir):
     mesh = sharding.make_mesh(MeshConfig())
-    return start.Lineage.of(recipe(), str(workdir), recipe().model, mesh, {}.__getitem__)
+    return start.Lineage.of(recipe(), str(workdir), mesh, {}.__getitem__)
 
 
 def leaves(tree):

@@ -20,7 +20,7 @@ from r1jax import sharding
 from r1jax.config import OnPolicy, Phase
 from r1jax.rewards import reflection
 from r1jax.settings import BadInput
-from r1jax.train import checkpoint, stage
+from r1jax.train import checkpoint, loop, stage
 from r1jax.train import step as compiled
 from r1jax.train.log import read
 from r1jax.train.phases import derive, settings_at
@@ -230,8 +230,8 @@ def test_every_option_of_a_rollout_changes_something(whole, plain, tmp_path, cha
 
 def test_the_sampler_s_logprobs_serve_as_the_old_policy_s_while_the_gap_is_small(whole, tmp_path, monkeypatch):
     """Two rollouts of two minibatches: a pass for each of the reference's and the old policy's, where those are asked for."""
-    passes, plain = [], stage._Stage.logprobs
-    monkeypatch.setattr(stage._Stage, 'logprobs', lambda self, *args: passes.append(1) or plain(self, *args))
+    passes, plain = [], loop.Training.logprobs
+    monkeypatch.setattr(loop.Training, 'logprobs', lambda self, *args: passes.append(1) or plain(self, *args))
     runs = []
     for bound, expected in ((0.0, 2 * 4), (1e-3, 4 + 2)):
         passes.clear()

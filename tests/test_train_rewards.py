@@ -18,7 +18,7 @@ from r1jax.data.tiny import TinySums
 from r1jax.rewards import combine
 from r1jax.rewards.pool import ERRORS
 from r1jax.settings import BadInput
-from r1jax.train import source, stage
+from r1jax.train import loop, source, stage
 from r1jax.train.log import read
 from r1jax.types import Problem
 
@@ -137,7 +137,7 @@ def test_graders_work_while_the_reference_passes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(source, 'begin', noted('begin', source.begin))
     monkeypatch.setattr(combine.Scoring, 'result', noted('result', combine.Scoring.result))
-    monkeypatch.setattr(stage._Stage, 'logprobs', noted('pass', stage._Stage.logprobs))
+    monkeypatch.setattr(loop.Training, 'logprobs', noted('pass', loop.Training.logprobs))
     run(tmp_path / 'plain', Part('length', graders.length, deadline=30.0))
     assert events == ['begin', 'pass', 'result']
     events.clear()  # with dynamic sampling the grades decide on what to pass over

@@ -1,7 +1,7 @@
 """What a command means by CHECKPOINT: a workdir (`DIR` or `DIR:STAGE`), a Hugging Face folder, or a GGUF.
 
-A workdir says what its weights are by two things that a run writes before its first step: model.json, the resolved `ModelConfig`
-(a recipe may leave it to a weights file), and tokenizer/, as Hugging Face has it.
+A workdir says what its weights are by two things that a run writes before its first step: model.json, the resolved `ModelConfig` of
+each stage (a recipe may leave it to a weights file), and tokenizer/, as Hugging Face has it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,15 +34,15 @@ class Restored:
     """A checkpoint, opened."""
 
     source: export.Source
-    template: str | None  # of the recipe, as config.json writes it; None: no workdir
+    template: str | None  # of the stage, as config.json writes it; None: no workdir
     what: str  # in words
 
 
-def write(workdir: str, model: ModelConfig, tokenizer: Any) -> None:
-    """Writes what `restore` needs to know of a workdir."""
+def write(workdir: str, models: Mapping[str, ModelConfig], tokenizer: Any) -> None:
+    """Writes what `restore` needs to know of a workdir: the model of each stage, and the tokenizer."""
     part = os.path.join(workdir, MODEL + '.part')
     with open(part, 'w', encoding='utf-8') as file:
-        json.dump(to_json(model), file, indent=2)
+        json.dump(to_json(models), file, indent=2)
         file.write('\n')
     os.replace(part, os.path.join(workdir, MODEL))
     if hasattr(tokenizer, 'save'):
@@ -62,43 +63,40 @@ def restore(name: str) -> Restored:
         with open(os.path.join(folder, 'config.json'), encoding='utf-8') as file:
             recipe = json.load(file)['recipe']
         with open(os.path.join(folder, MODEL), encoding='utf-8') as file:
-            model = _model(json.load(file))
-    except (ValueError, KeyError, OSError) as error:
+            models = {name: _model(model) for name, model in json.load(file).items()}
+    except (ValueError, KeyError, AttributeError, OSError) as error:
         raise BadInput(f'{folder} is no workdir that a run has begun in: {error!r}') from error
-    stages = [each['name'] for each in recipe['stages']]
-
-    def adapted(name):
-        return any(each['name'] == name and each.get('lora') for each in recipe['stages'])
-
+    stages = {each['name']: each for each in recipe['stages']}
     if stage and stage not in stages:
         raise BadInput(f'{folder} has no stage {stage}{nearest(stage, stages)}')
     for each in [stage] if stage else reversed(stages):
         if os.path.isdir(checkpoint.stage_directory(folder, each)):
             with checkpoint.Checkpoints(folder, each) as saved:
                 if (step := saved.latest()) is not None:
-                    params = None if adapted(each) else saved.params(step, _like(model))
+                    params = None if stages[each].get('lora') else saved.params(step, _like(models[each]))
                     break
     else:
         raise BadInput(f'{folder} has no checkpoint{f" of stage {stage}" if stage else ""}: run it first')
     if params is None:
-        lineage = _lineage(folder, recipe, model)
+        lineage = _lineage(folder, recipe, models)
         with jax.set_mesh(lineage.mesh):
             params = lineage.end(each)
-    held = export.Held(model, params, _tokenizer(folder))
-    return Restored(held, recipe.get('template'), f'{folder}, stage {each}, step {step}')
+    held = export.Held(models[each], params, _tokenizer(folder))
+    template = stages[each].get('template') or recipe.get('template')
+    return Restored(held, template, f'{folder}, stage {each}, step {step}')
 
 
-def _lineage(folder: str, recipe: dict, model: ModelConfig) -> Lineage:
+def _lineage(folder: str, recipe: dict, models: Mapping[str, ModelConfig]) -> Lineage:
     """How the stages of a workdir follow from one another, from its config.json; one device holds the weights."""
     links = {
-        each['name']: Link(each['start'], derive(recipe['seed'], each['name']), _model(each.get('lora')))
-        for each in recipe['stages']
+        name: Link(each['start'], derive(recipe['seed'], name), models[name], _model(each.get('lora')))
+        for name, each in ((each['name'], each) for each in recipe['stages'])
     }
 
     def opened(start):
         return None if start in PRESETS else weights.opened(start)
 
-    return Lineage(folder, model, sharding.make_mesh(MeshConfig()), links, opened)
+    return Lineage(folder, sharding.make_mesh(MeshConfig()), links, opened)
 
 
 def _like(model: ModelConfig) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from r1jax.checks import from_weights
+from r1jax.checks import from_weights, model_of
 from r1jax.config import LoRA, ModelConfig, Recipe
 from r1jax.settings import BadInput
 from r1jax.train import checkpoint
@@ -29,6 +29,7 @@ class Link:
 
     start: str  # as in `Stage`
     seed: int  # of the stage
+    model: ModelConfig
     lora: LoRA | None
 
 
@@ -37,15 +38,15 @@ class Lineage:
     """The stages of a workdir, by what each starts from."""
 
     workdir: str
-    model: ModelConfig
     mesh: Mesh
     links: Mapping[str, Link]  # by the stage's name
     opened: Callable[[str], reader.Reader | None]  # a `start` that names weights; None: a preset, drawn at random
 
     @classmethod
-    def of(cls, recipe: Recipe, workdir: str, model: ModelConfig, mesh: Mesh, opened: Callable) -> Lineage:
-        links = {s.name: Link(s.start, derive(recipe.seed, s.name), s.lora) for s in recipe.stages}
-        return cls(workdir, model, mesh, links, opened)
+    def of(cls, recipe: Recipe, workdir: str, mesh: Mesh, opened: Callable) -> Lineage:
+        """Of a recipe whose models are known."""
+        links = {s.name: Link(s.start, derive(recipe.seed, s.name), model_of(recipe, s), s.lora) for s in recipe.stages}
+        return cls(workdir, mesh, links, opened)
 
     def start(self, stage: str) -> Any:
         """The weights that a stage starts from, f32, on the mesh.
@@ -56,9 +57,9 @@ class Lineage:
         link = self.links[stage]
         file = self.opened(link.start) if from_weights(link.start) else None
         if file is not None:
-            return reader.params(file, compiled.weight_shardings(self.model, self.mesh))
+            return reader.params(file, compiled.weight_shardings(link.model, self.mesh))
         if link.start == 'init' or from_weights(link.start):
-            return compiled.init_params(self.model, jax.random.key(link.seed), self.mesh)
+            return compiled.init_params(link.model, jax.random.key(link.seed), self.mesh)
         if not checkpoint.read_done(self.workdir, link.start):
             raise BadInput(
                 f'stage {stage} starts from {link.start}, which is not finished in {self.workdir}: run it first'
@@ -86,10 +87,10 @@ class Lineage:
         Raises:
           BadInput: its base has changed.
         """
-        lora = self.links[stage].lora
+        model, lora = self.links[stage].model, self.links[stage].lora
         with checkpoint.Checkpoints(self.workdir, stage) as saved:
             step = saved.latest()
-            params = saved.params(step, compiled.described_params(self.model, self.mesh, lora))
+            params = saved.params(step, compiled.described_params(model, self.mesh, lora))
             fingerprint = saved.cursor(step).get('base')
         if lora is None:
             return params

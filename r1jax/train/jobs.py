@@ -1,0 +1,238 @@
+"""What a stage works on, as tokens: its problems or examples, and the questions of its evaluations.
+
+In: a stage whose model, template and tokenizer are known. Out: a `Job`. Data are read, graded for fitness and encoded here, and whatever
+is wrong with them raises here. What earlier stages will have written (a source with `stages`, see `config.Problems`) is read when the
+stage's turn comes; everything else before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from r1jax.config import Eval, OnPolicy, Part, SampleConfig, Stage, Stored, stages_read
+from r1jax.data.stored import Made
+from r1jax.evals.run import Measure
+from r1jax.rewards.combine import applies, unfit
+from r1jax.rewards.pool import Pool
+from r1jax.sample import Sampler
+from r1jax.settings import BadInput
+from r1jax.train.phases import derive, longest
+from r1jax.types import Example, Problem
+
+Tokens = Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A stage with its data."""
+
+    stage: Stage  # its model, template and steps filled in
+    seed: int
+    measures: tuple[Measure, ...]
+    data: str  # digest of what it trains on, as tokens
+    measured: str  # digest of the questions of its evaluations
+    problems: Sequence[Problem] = ()  # OnPolicy
+    prompts: Sequence[Tokens] = ()  # OnPolicy, tokens of each problem
+    examples: Sequence[tuple[Tokens, Tokens]] = ()  # Stored, prompt and response
+    removed: int = 0  # OnPolicy, problems that no reward could have graded
+    notes: tuple[str, ...] = ()  # what is worth a line before the stage begins
+
+
+class Read(NamedTuple):
+    """A piece of a job."""
+
+    value: Any  # of the source: fields of the Job; of an evaluation: its Measure
+    digest: str
+    notes: list[str]
+
+
+class Jobs:
+    """Makes the jobs of a run. `early` reads what is there before the run, `job` the rest.
+
+    Raises, both of them:
+      BadInput: empty or ill-formed data, a prompt or an example that does not fit, problems that no reward grades.
+    """
+
+    def __init__(self, workdir: str, seed: int, tokenizer: Any, pool: Pool):
+        self.workdir, self.seed, self.tokenizer, self.pool = workdir, seed, tokenizer, pool
+        self._read: dict[tuple[str, str | None], Read] = {}
+
+    def early(self, stage: Stage) -> None:
+        """Reads all of a stage that waits for no other stage."""
+        for name, source, make in self._pieces(stage):
+            if not stages_read(source):
+                self._read[stage.name, name] = make()
+
+    def job(self, stage: Stage) -> Job:
+        """The whole of a stage, when those that it reads are finished."""
+        pieces = {name: self._read.get((stage.name, name)) or make() for name, _, make in self._pieces(stage)}
+        notes = tuple(note for piece in pieces.values() for note in piece.notes)
+        source = pieces.pop(None)
+        measures = tuple(piece.value for piece in pieces.values())
+        measured = digest(piece.digest for piece in pieces.values())
+        stage = dataclasses.replace(stage, steps=stage.steps or _steps(stage, source.value))
+        seed = derive(self.seed, stage.name)
+        return Job(stage, seed, measures, source.digest, measured, notes=notes, **source.value)
+
+    def _pieces(self, stage: Stage) -> list[tuple[str | None, Any, Callable[[], Read]]]:
+        """(name of the evaluation, or None; where its items come from; what reads it), evaluations first."""
+        evals = [(e.name, e.problems, lambda e=e: self._measure(stage, e)) for e in stage.evals]
+        attribute, read = _SOURCES[type(stage.source)]
+        return [*evals, (None, getattr(stage.source, attribute), lambda: read(self, stage))]
+
+    def load(self, where: str, source: Any) -> Sequence:
+        """The items of a source."""
+        items = blamed(where, lambda: source.load(self.workdir) if stages_read(source) else source.load())
+        if not len(items):
+            raise BadInput(f'{where}: {source} is empty')
+        return items
+
+    def on_policy(self, stage: Stage) -> Read:
+        where, notes = f'stage {stage.name}', []
+        loaded = self.load(where, stage.source.problems)
+        notes += _left_out(where, loaded)
+        phases = [phase.rewards for phase in stage.phases if phase.rewards is not None]
+        problems = fit(where, loaded, dict.fromkeys([stage.source.rewards, *phases]), self.pool, notes)
+        prompts, data = self.prompts(where, stage, problems, stage.source.sample)
+        fields = {'problems': problems, 'prompts': prompts, 'removed': len(loaded) - len(problems)}
+        return Read(fields, data, notes)
+
+    def prompts(
+        self, where: str, stage: Stage, problems: Sequence[Problem], cfg: SampleConfig
+    ) -> tuple[Sequence[Tokens], str]:
+        """Tokens of each problem's prompt, and a digest of both."""
+
+        def encode(p: Problem) -> Tokens:
+            return self.tokenizer.encode(blamed(where, lambda: stage.template(p, self.tokenizer)))
+
+        prompts = _made(problems, encode)
+
+        def facts():
+            for p, tokens in zip(problems, prompts, strict=True):
+                if not 0 < len(tokens) <= cfg.max_prompt:
+                    raise BadInput(
+                        f'{where}: the prompt of problem {p.id} has {len(tokens)} tokens, sample.max_prompt={cfg.max_prompt}: '
+                        f'{p.prompt[:60]!r}'
+                    )
+                yield repr((p.id, p.answer, p.kind, p.language, p.meta))
+                yield tokens
+
+        return prompts, digest(facts())
+
+    def stored(self, stage: Stage) -> Read:
+        def encode(example: Example) -> tuple[Tokens, Tokens]:
+            prompt = self.tokenizer.encode(example.prompt) or [self.tokenizer.eos]  # a text follows the end of another
+            return prompt, [*self.tokenizer.encode(example.response), self.tokenizer.eos]
+
+        pairs = _made(self.load(f'stage {stage.name}', stage.source.examples), encode)
+
+        def facts():
+            for i, (prompt, response) in enumerate(pairs):
+                name, room = ('block', stage.rows.block) if stage.rows.block else ('length', stage.rows.length)
+                if (size := len(prompt) + len(response)) > room:
+                    raise BadInput(f'stage {stage.name}: example {i} has {size} tokens, rows.{name}={room}')
+                yield prompt
+                yield response
+
+        return Read({'examples': pairs}, digest(facts()), [])
+
+    def _measure(self, stage: Stage, cfg: Eval) -> Read:
+        where, notes = f'evaluation {cfg.name} of stage {stage.name}', []
+        own = cfg.sample is None and isinstance(stage.source, OnPolicy)
+        sample = stage.source.sample if own else cfg.sample
+        problems = fit(where, self.load(where, cfg.problems), [cfg.rewards], self.pool, notes)
+        accuracy = next((part for part in cfg.rewards if part.name == 'accuracy'), None)
+        if other := next((problem for problem in problems if accuracy and not applies(accuracy, problem)), None):
+            raise BadInput(
+                f'{where}: its accuracy does not apply to problem {other.id} of kind {other.kind!r}, and decides pass@1'
+            )
+        size = longest(stage) if own else sample.max_tokens
+        seed = derive(derive(self.seed, stage.name), 'eval', cfg.name)
+        cfg = dataclasses.replace(cfg, sample=sample)
+        sampler = Sampler.create(stage.model, sample, cfg.samples, self.tokenizer, seed, size)
+        prompts, data = self.prompts(where, stage, problems, sample)
+        return Read(Measure(cfg, problems, prompts, sampler, self.tokenizer, self.pool), data, notes)
+
+
+# A kind of source -> the field that its items come from, and what reads them
+_SOURCES: dict[type, tuple[str, Callable[[Jobs, Stage], Read]]] = {
+    Stored: ('examples', Jobs.stored),
+    OnPolicy: ('problems', Jobs.on_policy),
+}
+
+
+def _steps(stage: Stage, data: dict) -> int:
+    """Steps that the epochs of a stored source take; the last may begin another epoch. 0: there are none to count."""
+    if not isinstance(stage.source, Stored):
+        return 0
+    return math.ceil(stage.source.epochs * len(data['examples']) / stage.source.batch)
+
+
+def digest(facts: Iterable[str | Tokens]) -> str:
+    """16 hexadecimal digits that other facts, or the same ones cut or ordered otherwise, do not have."""
+    whole = hashlib.sha256()
+    for fact in facts:
+        data = fact.encode('utf-8', 'surrogatepass') if isinstance(fact, str) else np.asarray(fact, np.int32).tobytes()
+        whole.update(b'%d:' % len(data))
+        whole.update(data)
+    return whole.hexdigest()[:16]
+
+
+def blamed(what: str, load: Callable[[], Any]) -> Any:
+    """`load()`, its ValueErrors turned into BadInput that names `what`."""
+    try:
+        return load()
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(f'{what}: {error}') from error
+
+
+def fit(
+    where: str, problems: Sequence[Problem], mixes: Iterable[tuple[Part, ...]], pool: Pool, notes: list[str]
+) -> Sequence[Problem]:
+    """The problems that can be graded: where a reward of any phase says that it never could, they are removed, with a note.
+
+    Raises:
+      BadInput: none is left, a kind of problem has no reward in any phase, or a phase rewards none of them.
+    """
+    mixes = list(mixes)
+    kinds = {problem.kind: problem for problem in problems}.values()
+    for problem in kinds:
+        if not any(applies(part, problem) for parts in mixes for part in parts):
+            raise BadInput(
+                f'{where}: no reward part applies to problems of kind {problem.kind!r}, such as {problem.id}: name it in kinds'
+            )
+    for parts in mixes:
+        if not any(applies(part, problem) for part in parts for problem in kinds):
+            named = ', '.join(part.name for part in parts)
+            raise BadInput(f'{where}: the rewards {named} apply to none of the problems: they name other kinds')
+    parts = list({id(part.fn): part for parts in mixes for part in parts}.values())
+    wrong = blamed(where, lambda: unfit(problems, parts, pool))
+    if not wrong:
+        return problems
+    first, why = next(iter(sorted(wrong.items())))
+    count = f'{len(wrong)} of {len(problems)} problems removed, which cannot be graded'
+    if len(wrong) == len(problems):
+        raise BadInput(f'{where}: {count}; problem {problems[first].id}: {why}')
+    notes.append(f'{where}: {count}; the first is {problems[first].id}: {why}')
+    kept = [i for i in range(len(problems)) if i not in wrong]
+    return [problems[i] for i in kept] if isinstance(problems, (list, tuple)) else Made(kept, problems.__getitem__)
+
+
+def _left_out(where: str, items: Sequence) -> list[str]:
+    """What a table says of rows that it passed over, in a note."""
+    said = getattr(items, 'notes', {})
+    counts = [(said.get('skipped'), 'have no answer that can be checked'), (said.get('repeated'), 'repeat a prompt')]
+    return [f'{where}: {count} of {said["rows"]} rows left out, which {why}' for count, why in counts if count]
+
+
+def _made(items: Sequence, make) -> Sequence:
+    """What `make` makes of each item: at once of a list; of what is on disk because memory has no room for it, when asked."""
+    return [make(item) for item in items] if isinstance(items, (list, tuple)) else Made(items, make)
