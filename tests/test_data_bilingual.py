@@ -9,6 +9,7 @@ import pytest
 from r1jax.data import bilingual, chat_authors, chats, template, tiny
 from r1jax.data.bilingual import BilingualCorpus, BilingualSums, BilingualTokenizer
 from r1jax.data.chat_authors import ChatExamples, ChatLabels, ChatPairs, Chats
+from r1jax.data.together import Together
 from r1jax.rewards import accuracy, form, language
 from r1jax.types import Problem, Response
 
@@ -78,11 +79,12 @@ def test_the_language_reward_counts_the_words_of_this_world(lang):
 
 def test_readable_keeps_the_work_and_changes_the_words():
     mixed = ' <think> first 3+4=7再7+8=6等等，7+8=5 next 5+1=6 </think> <answer> 6 </answer>'
-    english, chinese = (bilingual.readable(Problem(0, '', '6', language=lang), mixed) for lang in ('en', 'zh'))
+    english, chinese = (bilingual.readable(Problem(0, '', '6', language=lang), said(mixed)) for lang in ('en', 'zh'))
     assert english == ' <think> first 3+4=7 then 7+8=6 wait, 7+8=5 next 5+1=6 </think> The answer is \\boxed{6}.'
     assert chinese == ' <think>先3+4=7再7+8=6等等，7+8=5又5+1=6 </think> 答案是\\boxed{6}。'
     for text, lang in ((english, 'en'), (chinese, 'zh')):
-        assert language.share(language.reasoning(text), lang) == 1 and accuracy.answer(text) == '6'
+        assert language.Language(read='response')(Problem(0, '', '6', language=lang), said(text)) == 1
+        assert form.thinking(Problem(0, '', '6'), said(text)) == 1 and accuracy.answer(text) == '6'
         assert bilingual.reflects(text) and not bilingual.reflects(text.replace('wait', '').replace('等等', ''))
 
 
@@ -196,6 +198,7 @@ def test_examples_leave_something_to_learn():
     safe = [chats.safe(p, a) for p, a in zip(problems, answers, strict=True) if p.kind == 'safety']
     assert 0.7 < statistics.mean(safe) < 0.85
     assert ChatExamples(size=3).load()[0].prompt.startswith(template.USER)
+    assert all(form.thinking(p, a) for p, a in zip(problems, answers, strict=True))
     assert not any(form.format(p, a) for p, a in zip(problems, answers, strict=True))  # that is R1-Zero's layout
 
 
@@ -203,3 +206,12 @@ def test_the_same_seed_gives_the_same_world():
     for source in (Chats(size=20), ChatExamples(20), ChatPairs(20), ChatLabels(20), BilingualCorpus(size=20)):
         assert list(source.rows()) == list(source.rows())
         assert source.load() == source.load()
+
+
+def test_problems_of_several_sources_keep_all_but_their_ids():
+    sums, requests = BilingualSums(size=3), Chats(size=4)
+    mixed = Together((sums, requests)).load()
+    assert [p.id for p in mixed] == list(range(7))
+    assert [(p.prompt, p.kind) for p in mixed] == [(p.prompt, p.kind) for s in (sums, requests) for p in s.load()]
+    with pytest.raises(ValueError, match='needs a source'):
+        Together(())

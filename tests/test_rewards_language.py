@@ -213,3 +213,13 @@ def test_time_is_bounded():
     for piece in ('a ', r'\(', '`', '中 ', 'A', r'\begin{a}', 'x@', 'f(', ';'):
         assert 0 <= share(piece * (40_000 // len(piece)), 'en') <= 1
     assert time.perf_counter() - start < 20  # about two seconds on a machine that does nothing else
+
+
+def test_the_whole_response_may_be_read_where_no_reasoning_is_needed():
+    problem = Problem(0, '', '', 'general', 'en')
+    greeting, mixed = (
+        Response(text, 1, True) for text in ('<think> </think> Hello Ann', '<think> </think> Hello 你好')
+    )
+    assert Language()(problem, greeting) == 0  # a blank reasoning
+    assert Language(read='response')(problem, greeting) == 1
+    assert Language(read='response')(problem, mixed) == pytest.approx(1 / 3)

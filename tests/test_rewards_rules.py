@@ -52,6 +52,26 @@ def test_format(text, reward):
     assert form.format(asked('7'), said(text)) == reward
 
 
+@pytest.mark.parametrize(
+    ('text', 'kind', 'reward'),
+    [
+        ('<think> 3+4=7 </think> The answer is 7.', 'math', 1),
+        (' <think>a</think>b', 'math', 1),
+        ('<think> </think> 7', 'math', 0),  # reasoning is blank …
+        ('<think> </think> Hello!', 'general', 1),  # … where none is needed
+        ('<think> 3+4=7 </think> ', 'math', 0),
+        ('<think> 3+4=7 </think> ', 'general', 0),
+        ('Sure! <think> 3+4=7 </think> 7', 'math', 0),
+        ('<think> 3+4=7 </think> <answer> 7 </answer>', 'math', 0),
+        ('<think> 3 <think> 4 </think> 7', 'math', 0),
+        ('</think> 7 <think>', 'math', 0),
+        ('7', 'general', 0),
+    ],
+)
+def test_thinking_is_followed_by_a_summary_without_tags(text, kind, reward):
+    assert form.thinking(asked('7', kind=kind), said(text)) == reward
+
+
 @given(st.lists(st.sampled_from(['<think>', '</think>', '<answer>', '</answer>', ' ', 'x']), max_size=9))
 def test_format_accepts_only_the_one_form(pieces):
     solid = [piece for piece in pieces if piece != ' ']

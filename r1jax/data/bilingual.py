@@ -20,7 +20,7 @@ from r1jax.data import chat_authors, chats, datasets, template, tiny
 from r1jax.data.chats import LANGUAGES
 from r1jax.data.tiny import TinyCorpus, TinySums, check_shares, draw, guess, held_out, malformed, steps
 from r1jax.data.tokenizer import SentencePiece
-from r1jax.types import Example, Problem
+from r1jax.types import Example, Problem, Response
 
 WORDS = {
     'en': {
@@ -173,13 +173,13 @@ def reflects(text: str) -> bool:
     return any(word in text for word in REFLECTIVE)
 
 
-def readable(problem: Problem, text: str) -> str:
+def readable(problem: Problem, response: Response) -> str:
     r"""A response to a sum, rewritten: its reasoning word by word in the question's language, then a summary.
 
     ` <think> first 3+4=7再7+8=5 </think> <answer> 5 </answer>` → ` <think> first 3+4=7 then 7+8=5 </think> The answer is \boxed{5}.`
     """
     own, other = (WORDS[language] for language in sorted(LANGUAGES, key=lambda each: each != problem.language))
-    before, _, after = text.partition('</think>')
+    before, _, after = response.text.partition('</think>')
     thought = before.partition('<think>')[2].rstrip()
     pairs = zip((other['first'], *other['then'], other['wait']), (own['first'], *own['then'], own['wait']), strict=True)
     for theirs, ours in pairs:

@@ -25,9 +25,11 @@ import functools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
+from r1jax.rewards.form import TAGS
 from r1jax.types import Problem, Response
 
 SWITCH = 12.0  # nats of a change of language; from 6 to 15 the tests' errors are the same
@@ -85,18 +87,21 @@ _FUNCTIONS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Language:
-    """The reward. A blank reasoning has no share: 0; one of mathematics alone has nothing against it: 1."""
+    """The reward. A blank text has no share: 0; one of mathematics alone has nothing against it: 1."""
 
     target: str = ''  # ISO 639-1 code; '': the problem's own language
+    # 'response' for prompts that need no reasoning: all that is written counts
+    read: Literal['reasoning', 'response'] = 'reasoning'
 
     def __call__(self, problem: Problem, response: Response) -> float:
-        """The share of the reasoning's words that are in the target language.
+        """The share of the words that are in the target language.
 
         Raises:
           ImportError: py3langid is not installed.
           ValueError: the language is none that can be told.
         """
-        return share(reasoning(response.text), self.target or problem.language)
+        text = reasoning(response.text) if self.read == 'reasoning' else TAGS.sub(' ', response.text)
+        return share(text, self.target or problem.language)
 
 
 def reasoning(text: str) -> str:
