@@ -13,9 +13,9 @@ from test_families import CLOSE, GOLDEN, compare
 from test_weights_export import TEMPLATE, byte_tokenizer
 
 from r1jax import weights
-from r1jax.data import chat
 from r1jax.sample import Decode, Prompts, sample, sample_keys
 from r1jax.weights import export
+from r1jax.weights import exported_chat as chat
 
 pytestmark = [pytest.mark.reference, pytest.mark.timeout(900)]
 

@@ -136,8 +136,15 @@ def test_int8_rounds_each_column_by_its_own_scale(contract):
 # --- sampling
 
 
-@pytest.mark.parametrize('mesh', [(1, 1, 1), (2, 2, 2)])
-@pytest.mark.parametrize('kind', ['float32', 'int8'])
+@pytest.mark.parametrize(
+    ('mesh', 'kind'),
+    [
+        ((1, 1, 1), 'float32'),
+        pytest.param((1, 1, 1), 'int8', marks=pytest.mark.slow),
+        pytest.param((2, 2, 2), 'float32', marks=pytest.mark.slow),
+        pytest.param((2, 2, 2), 'int8', marks=pytest.mark.slow),
+    ],
+)
 def test_sampling_is_that_of_the_merged_weights(mesh, kind):
     cfg = dataclasses.replace(CFG, base=kind)
     whole = lora.attach(lora.frozen(base(), cfg), adapters(), cfg)
@@ -196,7 +203,9 @@ def test_the_gradient_is_that_of_the_factors_and_of_nothing_else(by_adapters):
             assert distance(got['stack_0'][target][n].reshape(by_hand[n].shape), by_hand[n]) < 1e-4, (target, n)
 
 
-@pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
+@pytest.mark.parametrize(
+    'mesh', [*(pytest.param(m, marks=pytest.mark.slow) for m in ((8, 1, 1), (1, 8, 1))), (2, 2, 2)]
+)
 def test_any_mesh_gives_the_same_gradient(by_adapters, mesh):
     other = gradients(CFG, base(), adapters(), mesh)
     for (path, x), y in zip(
@@ -205,6 +214,7 @@ def test_any_mesh_gives_the_same_gradient(by_adapters, mesh):
         assert distance(x, y) < 1e-4, path
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_the_gradient(by_adapters):
     for remat in ('dots', 'full'):
         other = gradients(CFG, base(), adapters(), model=dataclasses.replace(MODEL, remat=remat))
@@ -287,6 +297,7 @@ def leaves(tree):
     return [np.asarray(a) for a in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 def test_stages_of_adapters_learn(whole):
     lines = list(read(str(whole / 'metrics.jsonl')))
     zero, after = ([m for m in lines if m['stage'] == name] for name in ('zero', 'after'))
@@ -296,6 +307,7 @@ def test_stages_of_adapters_learn(whole):
     assert after[-1]['loss'] < after[0]['loss'] - 0.1
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_adapters_and_what_they_began_with(whole):
     for each in recipe().stages[1:]:
         with checkpoint.Checkpoints(str(whole), each.name) as saved:
@@ -308,6 +320,7 @@ def test_checkpoints_hold_adapters_and_what_they_began_with(whole):
         assert (folder / 'reference').exists() == (each.name == 'zero')  # where it moved: adapters, too
 
 
+@pytest.mark.slow
 def test_a_later_stage_starts_from_the_merged_weights(whole):
     line = lineage(whole)
     with jax.set_mesh(line.mesh):
@@ -325,6 +338,7 @@ def test_a_later_stage_starts_from_the_merged_weights(whole):
     np.testing.assert_array_equal(after['norm'], zero['norm'])
 
 
+@pytest.mark.slow
 def test_an_export_is_of_the_merged_weights(whole):
     """Made again from the workdir alone, for the stage that trained adapters of adapters."""
     line = lineage(whole)
@@ -336,6 +350,7 @@ def test_an_export_is_of_the_merged_weights(whole):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('at', [7, 12])  # in the middle of a rollout of zero, and in after
 def test_a_killed_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch, at):
     def act():
@@ -353,6 +368,7 @@ def test_a_killed_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch, at):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_adapters_are_not_put_on_another_base(whole):
     line = lineage(whole)
     other = dataclasses.replace(

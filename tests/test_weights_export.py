@@ -20,13 +20,14 @@ from tiny import MODEL
 from r1jax import sharding, weights
 from r1jax.cli import main
 from r1jax.config import MeshConfig, Stored
-from r1jax.data import chat, template
+from r1jax.data import template
 from r1jax.data.tokenizer import HFTokenizer, SentencePiece, train_sentencepiece
 from r1jax.nn.transformer import init_boxed, shardings, unbox
 from r1jax.settings import override
 from r1jax.train import restore, stage
 from r1jax.types import Problem
 from r1jax.weights import export, safetensors
+from r1jax.weights import exported_chat as chat
 
 TEMPLATE = '{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}'
 
@@ -132,7 +133,7 @@ def test_wrong_tokenizer(llama):
 
 def test_what_cannot_be_written(tmp_path):
     both = dataclasses.replace(MODEL, qkv_bias=True, qk_norm=True)
-    with pytest.raises(ValueError, match='no family has qkv_bias=True and qk_norm=True'):
+    with pytest.raises(ValueError, match='no family has qkv_bias=True, qk_norm=True, mla=None'):
         export.write(str(tmp_path / 'out'), export.Held(both, zeros(both)))
     with pytest.raises(
         ValueError, match=r'parameter stack_0/gate has shape \(32, 48\), its configuration says \(32, 40\)'
