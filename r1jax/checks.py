@@ -178,7 +178,7 @@ def model_of(recipe: Recipe, stage: Stage) -> ModelConfig | None:
 
 def model_differences(ours: ModelConfig, theirs: ModelConfig) -> str:
     """What tells a stage's model from that of the weights where it starts, '' if it can start there."""
-    free = {'context', 'remat', 'dtype'}  # a run may choose these for any weights
+    free = {'context', 'remat', 'dtype', 'attention'}  # a run may choose these for any weights
     if ours.moe and theirs.moe:
         chosen = {n: getattr(ours.moe, n) for n in ('bias_speed', 'replay')}
         if 'none' not in (ours.moe.router_bias, theirs.moe.router_bias):

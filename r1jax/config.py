@@ -128,6 +128,8 @@ class ModelConfig:
     moe: MoE | None = None  # None: every layer is dense
     remat: Literal['none', 'dots', 'full'] = 'none'  # the backward pass recomputes nothing, all but matmuls, all
     dtype: Literal['float32', 'bfloat16'] = 'float32'  # of matmul inputs; parameters and reductions stay float32
+    # In packed rows: a kernel of the platform's that serves their sizes (r1jax.nn.flash says which do), or XLA's operations always
+    attention: Literal['auto', 'xla'] = 'auto'
 
     def __post_init__(self):
         if self.heads % self.kv_heads:

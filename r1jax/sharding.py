@@ -62,6 +62,12 @@ def size(axis: str) -> int:
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
+def platform() -> str:
+    """'cpu', 'gpu' or 'tpu': what the program that is traced here will run on, the mesh's devices or else the default one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins `x` to the sharding of `axes`, one name a dimension; outside a mesh only the names are checked."""
     p = spec(*axes)

@@ -2,7 +2,7 @@
 
 `attend` returns `(out, logsumexp)`, so that attention over a set of keys can be computed in parts and joined by `merge`:
 a prompt shared by G samples and each sample's own suffix are two calls and one merge, in decoding and (`attend_rows`) in a
-packed row.
+packed row. Where a platform has kernels for packed rows, `r1jax.nn.flash` uses them in place of `attend_rows`.
 
 Axes: B rows, T queries, S keys, N query heads, K key/value heads, R = N/K, H head dim, V value dim (H but in latent
 attention). In `attend` heads stand before tokens and keys
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-_NONE = -1e30  # the logsumexp of no key at all; finite, so that differences of two stay defined
+NONE = -1e30  # the logsumexp of no key at all; finite, so that differences of two stay defined
 
 
 def visible(segment: jax.Array, parent: jax.Array) -> jax.Array:
@@ -38,6 +38,8 @@ class Rows:
     among_prompts: jax.Array  # bool[B,P,P]
     to_prompts: jax.Array  # bool[B,T-P,P]
     in_block: jax.Array  # bool[B·blocks,block,block]
+    segment: jax.Array  # i32[B,T]
+    parent: jax.Array  # i32[B,T]
 
     @classmethod
     def create(cls, segment: jax.Array, parent: jax.Array, prompts: int = 0, block: int = 0) -> Rows:
@@ -45,7 +47,7 @@ class Rows:
         P, N = prompts, block or segment.shape[1] - prompts
         s, p = (a[:, P:].reshape(-1, N) for a in (segment, parent))
         to = (parent[:, P:, None] == segment[:, None, :P]) & (parent[:, P:, None] >= 0)
-        return cls(P, N, visible(segment[:, :P], parent[:, :P]), to, visible(s, p))
+        return cls(P, N, visible(segment[:, :P], parent[:, :P]), to, visible(s, p), segment, parent)
 
 
 def attend_rows(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, dtype: str) -> jax.Array:
@@ -166,15 +168,15 @@ def read(s: jax.Array, v: jax.Array, mask: jax.Array, dtype: str) -> tuple[jax.A
     """softmax(s)·v and the logsumexp, as `attend` returns them: s f32[B,N,T,S]; v [B,K,S,V]."""
     B, N, T, _ = s.shape
     K = v.shape[1]
-    s = jnp.where(mask[:, None], s, _NONE)
+    s = jnp.where(mask[:, None], s, NONE)
     top = jax.lax.stop_gradient(s.max(-1, keepdims=True))
     e = jnp.exp(s - top)  # exactly 0 at masked keys, unless every key is masked
-    some = top > _NONE / 2
+    some = top > NONE / 2
     total = e.sum(-1, keepdims=True)
     e = e.astype(dtype).reshape(B, K, N // K * T, -1)
     out = jnp.einsum('bkqs,bksv->bkqv', e, v.astype(dtype), preferred_element_type=jnp.float32)
     out = jnp.where(some, out.reshape(B, N, T, -1) / total, 0.0)
-    return out, jnp.where(some, top + jnp.log(total), _NONE)[..., 0]
+    return out, jnp.where(some, top + jnp.log(total), NONE)[..., 0]
 
 
 def merge(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

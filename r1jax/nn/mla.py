@@ -4,7 +4,7 @@
     key of head n = [c·kv_b[n,:P], r]  value of head n = c·kv_b[n,P:]
     query of head n: P entries that meet c, and R that are rotated and meet r
 
-Two forms of the same function. A full pass makes each head's keys and values, and attends as any model does: `attend_rows`, with values
+Two forms of the same function. A full pass makes each head's keys and values, and attends as any model does: `attend_packed`, with values
 narrower than keys. Decoding *absorbs* kv_b into the query and the output, (q·kv_bᵀ)·c = q·(c·kv_b) (ibid. §2.1.2): all heads read the
 one latent, so the cache holds c and r and a step's reads do not grow with heads.
 
@@ -24,8 +24,9 @@ import jax.numpy as jnp
 
 from r1jax.config import ModelConfig, YarnScaling
 from r1jax.nn import layers
-from r1jax.nn.attention import Rows, attend_rows, read, score
+from r1jax.nn.attention import Rows, read, score
 from r1jax.nn.cache import KV, Cache, attend_cached
+from r1jax.nn.flash import attend_packed
 
 Weights = dict[str, Any]  # of one layer
 
@@ -77,7 +78,7 @@ def _plain(cfg, w, plain, turned, latent, rotary, rows):
     keys_values = layers.matmul(latent, w['kv_b'], cfg.dtype)
     k, v = jnp.split(keys_values.astype(cfg.dtype), (plain.shape[-1],), -1)
     k = jnp.concatenate([k, jnp.broadcast_to(rotary, (*k.shape[:-1], rotary.shape[-1]))], -1)
-    return attend_rows(jnp.concatenate([plain, turned], -1), k, v, rows, cfg.dtype)
+    return attend_packed(cfg, jnp.concatenate([plain, turned], -1), k, v, rows)
 
 
 def _absorbed(cfg, w, plain, turned, rotary, latent, old, cache):

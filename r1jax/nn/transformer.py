@@ -27,8 +27,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from r1jax.config import ModelConfig
 from r1jax.nn import layers, mla, moe
-from r1jax.nn.attention import Rows, attend, attend_rows, heads_first
+from r1jax.nn.attention import Rows, attend, heads_first
 from r1jax.nn.cache import KV, Cache, attend_cached
+from r1jax.nn.flash import attend_packed
 from r1jax.sharding import constrain, named, size
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
@@ -146,7 +147,7 @@ def _attention(cfg, w, h, cos, sin, rows, old, cache):
     q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
     k, v = k.astype(cfg.dtype), v.astype(cfg.dtype)
     if cache is None:
-        return attend_rows(q, k, v, rows, cfg.dtype), heads_first(q, k, v)[1:]
+        return attend_packed(cfg, q, k, v, rows), heads_first(q, k, v)[1:]
     q, k, v = heads_first(q, k, v)
     return attend_cached(functools.partial(attend, dtype=cfg.dtype), q, k, v, old, cache)
 
