@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from r1jax import config
-from r1jax.config import GRPO, NLL, Eval, ModelConfig, OnPolicy, Part, Recipe, SampleConfig, Stage, Stored
+from r1jax.config import GRPO, NLL, Collect, Eval, ModelConfig, OnPolicy, Part, Recipe, SampleConfig, Stage, Stored
 from r1jax.presets import PRESETS
 from r1jax.settings import BadInput, join, label, nearest
 
@@ -65,6 +65,11 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         **dict.fromkeys(('questions', 'samples', 'minibatches', 'inner_epochs'), _ONE_UP),
         **dict.fromkeys(('max_refills', 'overlong_buffer', 'reference_every'), _ZERO_UP),
     },
+    config.Threshold: {'value': '(-inf, inf)'},
+    config.Filter: {},
+    config.NearDuplicates: {'threshold': '(0, 0.99]', 'words': _ONE_UP, 'permutations': '[16, inf)'},
+    config.Decontaminate: {'words': _ONE_UP},
+    Collect: {**dict.fromkeys(('samples', 'questions'), _ONE_UP), 'keep': _ZERO_UP},
     NLL: {},
     GRPO: dict.fromkeys(
         ('clip_low', 'clip_high', 'beta', 'std_ddof', 'std_eps', 'importance_cap', 'sampler_gap'), _ZERO_UP
@@ -157,6 +162,9 @@ def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
         hint = f': {stage.start} does not come before it' if stage.start in names else nearest(stage.start, known)
         hint += '; a folder of weights is written with a slash, as in ./NAME' if stage.start not in names else ''
         yield stage.start in known or from_weights(stage.start), f'{stage.name} cannot start from {stage.start!r}{hint}'
+        trains = next((each.source for each in recipe.stages if each.name == stage.start), None)
+        fix = f'{stage.start!r}, which trains nothing: it has no weights of its own'
+        yield not isinstance(trains, Collect), f'{stage.name} cannot start from {fix}'
         yield from _under(stage.name, _reads(stage, names[:i], names))
         yield from _under(stage.name, _stage(stage, recipe))
 
@@ -214,17 +222,26 @@ def _model(model: ModelConfig, mesh: config.MeshConfig) -> Iterator[Row]:
 
 
 def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
-    source, loss, phases, rows = stage.source, stage.loss, stage.phases, stage.rows.per_microbatch
     shards = recipe.mesh.data * recipe.mesh.fsdp
-    fitting, model = _FITTING[type(source)], model_of(recipe, stage)
-    needs = ' or '.join(each.__name__ for each in fitting)
-    yield isinstance(loss, fitting), f'loss={type(loss).__name__}: {type(source).__name__} needs {needs}'
-    yield from _duration(stage)
     if stage.model:
         yield from _under('model', _model(stage.model, recipe.mesh))
         theirs = next((model_of(recipe, each) for each in recipe.stages if each.name == stage.start), None)
         differ = model_differences(stage.model, theirs) if theirs else ''
         yield not differ, f'model has another shape than that of {stage.start}, where it starts: {differ}'
+    if isinstance(stage.source, Collect):
+        yield from _collect(stage, model_of(recipe, stage), shards)
+    else:
+        yield from _trained(stage, recipe, shards)
+
+
+def _trained(stage: Stage, recipe: Recipe, shards: int) -> Iterator[Row]:
+    for field in ('loss', 'optim', 'rows'):
+        yield getattr(stage, field) is not None, f'{field}=None: only a stage that collects trains nothing'
+    source, loss, phases, rows = stage.source, stage.loss, stage.phases, stage.rows.per_microbatch
+    fitting, model = _FITTING[type(source)], model_of(recipe, stage)
+    needs = ' or '.join(each.__name__ for each in fitting)
+    yield isinstance(loss, fitting), f'loss={type(loss).__name__}: {type(source).__name__} needs {needs}'
+    yield from _duration(stage)
     cut, block = stage.rows, stage.rows.block or stage.rows.length - stage.rows.prompts
     whole = block > 0 and (cut.length - cut.prompts) % block == 0
     yield whole, f'rows.length={cut.length} must be rows.prompts={cut.prompts} and a multiple of rows.block={cut.block}'
@@ -295,6 +312,43 @@ def _on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator
         yield buffer == 0, f"source.overlong_buffer={buffer} has no effect without overlong='soft'"
     yield loss.beta > 0 or not source.reference_every, 'source.reference_every has no effect with loss.beta=0'
     yield from _rewards('source.rewards', source.rewards)
+
+
+def _collect(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:
+    source, sample, n = stage.source, stage.source.sample, stage.source.samples
+    for field, nothing in (
+        ('steps', 0),
+        ('loss', None),
+        ('optim', None),
+        ('rows', None),
+        ('lora', None),
+        ('phases', ()),
+        ('evals', ()),
+    ):
+        unused = getattr(stage, field) == nothing
+        yield unused, f'{field} has no effect: a stage that collects trains nothing; leave it {nothing!r}'
+    yield sample.temperature > 0 or n == 1, f'source.sample.temperature=0: greedy sampling draws {n} times the same'
+    yield from _sample('source.sample', sample, n, shards, model)
+    call, Q = sample.slots // n, source.questions
+    yield (
+        Q % call == 0,
+        f'source.questions={Q} must be a multiple of sample.slots / samples = {call}: what is sampled together',
+    )
+    yield from _rewards('source.rewards', source.rewards)
+    names, decide = [part.name for part in source.rewards], [each.part for each in source.correct]
+    yield bool(decide), 'source.correct is empty: nothing says what is kept'
+    for i, name in enumerate(decide):
+        yield name in names, f'source.correct.{i}.part={name!r} is none of the rewards{nearest(name, names)}'
+        yield name not in decide[:i], f'source.correct has {name!r} twice'
+    fates = ('sampled', *config.FATES, *config.FATES_OF_REWRITING, *config.LAST_FATES)
+    yield from _names('source.filters', [each.name for each in source.filters], reserved=fates)
+    rewrites = source.rewrite is not None
+    for each in source.filters:
+        where = f'source.filters.{each.name}.rewritten=True'
+        yield rewrites or not each.rewritten, f'{where} has no effect without source.rewrite'
+    rates = source.pass_rate
+    ordered = len(rates) == 2 and 0 <= rates[0] <= rates[1] <= 1
+    yield ordered, f'source.pass_rate={rates} must be (lowest, highest), both in [0, 1]'
 
 
 def _sample(at: str, cfg: SampleConfig, samples: int, shards: int, model: ModelConfig | None) -> Iterator[Row]:

@@ -492,11 +492,12 @@ class Agreement:
 @dataclass
 class Stage:
     name: str
-    steps: int  # optimizer steps; 0: the source says how long it takes (Stored.epochs)
-    source: Stored | OnPolicy
-    loss: NLL | GRPO
-    optim: OptimConfig
-    rows: RowConfig
+    steps: int  # optimizer steps; 0: the source says how long it takes (Stored.epochs, Collect)
+    source: Stored | OnPolicy | Collect
+    # What follows is needed to train, and None where nothing is trained: with Collect
+    loss: NLL | GRPO | None = None
+    optim: OptimConfig | None = None
+    rows: RowConfig | None = None
     # 'init' (random weights), the name of an earlier stage, a Hugging Face folder (written with a slash), PATH.gguf,
     # package:PACKAGE/FILE.gguf, or a preset of r1jax.presets (its shape, random weights)
     start: str = 'init'

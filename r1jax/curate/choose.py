@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 from r1jax.config import Collect, Filter
@@ -167,6 +167,19 @@ class Choice:
                 self.tally.sample(problem, fate)
                 responses[i] = None
         return responses
+
+
+def without_effect(cfg: Collect, kinds: Collection[Problem]) -> str:
+    """Why the settings do not fit the problems, '' if they do: a kind of which nothing says what is correct, or a filter of no kind.
+
+    `kinds`: a problem of each.
+    """
+    deciding = [part for part in cfg.rewards if part.name in {each.part for each in cfg.correct}]
+    for problem in kinds:
+        if not any(not part.kinds or problem.kind in part.kinds for part in deciding):
+            return f'nothing in source.correct applies to problems of kind {problem.kind!r}, such as {problem.id}'
+    idle = next((f.name for f in cfg.filters if not any(concerns(f, problem) for problem in kinds)), None)
+    return '' if idle is None else f'source.filters.{idle} names kinds that no problem has'
 
 
 def text_of(prompt: str, response: str) -> str:

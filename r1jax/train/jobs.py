@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from r1jax.config import Eval, OnPolicy, Part, SampleConfig, Stage, Stored, stages_read
+from r1jax.config import Collect, Eval, OnPolicy, Part, Recipe, SampleConfig, Stage, Stored, stages_read
+from r1jax.curate import contamination
+from r1jax.curate.choose import without_effect
 from r1jax.data.stored import Made
 from r1jax.evals.run import Measure
 from r1jax.rewards.combine import applies, unfit
@@ -37,10 +39,11 @@ class Job:
     measures: tuple[Measure, ...]
     data: str  # digest of what it trains on, as tokens
     measured: str  # digest of the questions of its evaluations
-    problems: Sequence[Problem] = ()  # OnPolicy
-    prompts: Sequence[Tokens] = ()  # OnPolicy, tokens of each problem
+    problems: Sequence[Problem] = ()  # OnPolicy and Collect
+    prompts: Sequence[Tokens] = ()  # OnPolicy and Collect, tokens of each problem
     examples: Sequence[tuple[Tokens, Tokens]] = ()  # Stored, prompt and response
-    removed: int = 0  # OnPolicy, problems that no reward could have graded
+    removed: int = 0  # OnPolicy and Collect, problems that no reward could have graded
+    found: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Collect, for the data card
     notes: tuple[str, ...] = ()  # what is worth a line before the stage begins
 
 
@@ -59,8 +62,9 @@ class Jobs:
       BadInput: empty or ill-formed data, a prompt or an example that does not fit, problems that no reward grades.
     """
 
-    def __init__(self, workdir: str, seed: int, tokenizer: Any, pool: Pool):
-        self.workdir, self.seed, self.tokenizer, self.pool = workdir, seed, tokenizer, pool
+    def __init__(self, workdir: str, recipe: Recipe, tokenizer: Any, pool: Pool):
+        self.workdir, self.recipe, self.tokenizer, self.pool = workdir, recipe, tokenizer, pool
+        self.seed = recipe.seed
         self._read: dict[tuple[str, str | None], Read] = {}
 
     def early(self, stage: Stage) -> None:
@@ -102,6 +106,54 @@ class Jobs:
         prompts, data = self.prompts(where, stage, problems, stage.source.sample)
         fields = {'problems': problems, 'prompts': prompts, 'removed': len(loaded) - len(problems)}
         return Read(fields, data, notes)
+
+    def collect(self, stage: Stage) -> Read:
+        where, cfg, notes = f'stage {stage.name}', stage.source, []
+        loaded = self.load(where, cfg.problems)
+        notes += _left_out(where, loaded)
+        seen: set[int] = set()
+        for p in loaded:
+            if p.id in seen:
+                raise BadInput(
+                    f'{where}: two problems have the id {p.id}, and would be sampled alike: give them ids of their own'
+                )
+            seen.add(p.id)
+        problems = fit(where, loaded, [cfg.rewards], self.pool, notes)
+        if wrong := without_effect(cfg, {p.kind: p for p in problems}.values()):
+            raise BadInput(f'{where}: {wrong}')
+        clean, report = self._clean(where, problems, cfg, notes)
+        sampled = dataclasses.replace(stage, template=cfg.template or stage.template)
+        prompts, data = self.prompts(where, sampled, clean, cfg.sample)
+        found = {'loaded': len(loaded), 'contaminated': len(problems) - len(clean), 'contamination': report}
+        fields = {'problems': clean, 'prompts': prompts, 'removed': len(loaded) - len(problems), 'found': found}
+        return Read(fields, data, notes)
+
+    def _clean(
+        self, where: str, problems: Sequence[Problem], cfg: Collect, notes: list[str]
+    ) -> tuple[Sequence[Problem], dict | None]:
+        """The problems that share nothing with an evaluation, and what the data card says of the others."""
+        if cfg.decontaminate is None:
+            return problems, None
+        n, index = cfg.decontaminate.words, contamination.Index(cfg.decontaminate.words)
+        sets = [(repr(source), source) for source in cfg.decontaminate.against]
+        if not sets:  # but those that stages have yet to write
+            evals = (e for s in self.recipe.stages for e in s.evals if not stages_read(e.problems))
+            sets = [(repr(e.problems), e.problems) for e in evals]
+        questions = {}
+        for name, source in dict(sets).items():
+            items = self.load(f'{where}: decontaminate', source)
+            index.add(name, (p.prompt for p in items))
+            questions[name] = len(items)
+        hits = [index.find(p.prompt) for p in problems]
+        removed = {name: hits.count(name) for name in questions}
+        rows = [i for i, hit in enumerate(hits) if hit is None]
+        count = f'{len(hits) - len(rows)} of {len(hits)} problems share {n} words with an evaluation'
+        if not rows:
+            raise BadInput(f'{where}: {count}: if these are words of a template, raise source.decontaminate.words')
+        if len(rows) < len(hits):
+            notes.append(f'{where}: {count} and are left out')
+        sets = [{'set': name, 'questions': size, 'prompts': removed[name]} for name, size in questions.items()]
+        return _those(problems, rows), {'words': n, 'sets': sets}
 
     def prompts(
         self, where: str, stage: Stage, problems: Sequence[Problem], cfg: SampleConfig
@@ -164,6 +216,7 @@ class Jobs:
 _SOURCES: dict[type, tuple[str, Callable[[Jobs, Stage], Read]]] = {
     Stored: ('examples', Jobs.stored),
     OnPolicy: ('problems', Jobs.on_policy),
+    Collect: ('problems', Jobs.collect),
 }
 
 
@@ -222,8 +275,14 @@ def fit(
     if len(wrong) == len(problems):
         raise BadInput(f'{where}: {count}; problem {problems[first].id}: {why}')
     notes.append(f'{where}: {count}; the first is {problems[first].id}: {why}')
-    kept = [i for i in range(len(problems)) if i not in wrong]
-    return [problems[i] for i in kept] if isinstance(problems, (list, tuple)) else Made(kept, problems.__getitem__)
+    return _those(problems, [i for i in range(len(problems)) if i not in wrong])
+
+
+def _those(items: Sequence, rows: Sequence[int]) -> Sequence:
+    """Some of the items, read when asked for where the items are."""
+    if len(rows) == len(items):
+        return items
+    return [items[i] for i in rows] if isinstance(items, (list, tuple)) else Made(rows, items.__getitem__)
 
 
 def _left_out(where: str, items: Sequence) -> list[str]:

@@ -66,7 +66,7 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int, p
             raise BadInput(f'the tokenizer has {tokenizer.vocab_size} tokens, more than {size}')
     recipe = dataclasses.replace(recipe, model=recipe.model or stages[0].model, stages=stages)
     validate(recipe, devices)  # what depends on the models' sizes
-    jobs = Jobs(workdir, recipe.seed, tokenizer, pool)
+    jobs = Jobs(workdir, recipe, tokenizer, pool)
     for stage in stages:
         if stage.name in wanted:
             jobs.early(stage)

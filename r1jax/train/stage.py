@@ -12,10 +12,11 @@ import jax
 
 from r1jax import report, sharding
 from r1jax.checks import validate
-from r1jax.config import OnPolicy, Recipe, Stored
+from r1jax.config import Collect, OnPolicy, Recipe, Stored
 from r1jax.rewards.pool import Pool
 from r1jax.settings import as_bad_input, chosen
 from r1jax.train import checkpoint, restore
+from r1jax.train.collect import Collecting
 from r1jax.train.interrupt import Signals, Stopped
 from r1jax.train.live import Live
 from r1jax.train.log import Log, write_summary
@@ -27,7 +28,7 @@ __all__ = ['RUNNERS', 'Stopped', 'run']
 
 # A kind of source -> what runs a stage of it: made of (Context, Job); its `run()` goes on from what the workdir holds of the stage, and
 # returns the stage's entry in summary.json
-RUNNERS: dict[type, Callable] = {Stored: Training, OnPolicy: Training}
+RUNNERS: dict[type, Callable] = {Stored: Training, OnPolicy: Training, Collect: Collecting}
 
 
 def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | None = None) -> dict:

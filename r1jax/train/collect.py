@@ -1,0 +1,385 @@
+"""A stage that collects: sample, grade, keep what is good (R1 report, section 2.3.3). It trains nothing.
+
+Three passes, of which the first alone costs an accelerator's time:
+
+1. `questions` prompts at a time are sampled, `samples` each, and graded while the next are sampled. STAGE.all.jsonl grows by a line a
+   sample, in the order of the prompts. Killed anywhere, the stage goes on behind the last call whose lines are all there.
+2. That file is read again and chosen from (`r1jax.curate.choose`); what is kept goes to STAGE.jsonl.part.
+3. That file is read again, and every example is graded once more as it will be read: one that is not correct ends the run. Then the
+   data card is written, and the file takes its name.
+
+Memory holds a call's samples, `BLOCK` prompts' samples, and the index of what was kept: nothing that grows with the samples. Draws
+depend on the seed, the prompt's id and the sample's number, and calls of the sampler are cut alike whatever `questions` is; so the
+files' bytes depend on neither `questions` nor on where a run was killed. Grades that depend on the clock (a deadline that a busy machine
+misses) are counted as not graded.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from r1jax.config import Collect, Threshold
+from r1jax.curate import card
+from r1jax.curate.choose import BLOCK, Choice, Chosen, Sample, Verdict, text_of
+from r1jax.data.kept import collected
+from r1jax.evals.run import records
+from r1jax.record import to_json
+from r1jax.rewards.combine import Scores, Scoring, begin
+from r1jax.sample import Sampler, responses
+from r1jax.settings import BadInput
+from r1jax.train import log
+from r1jax.train.interrupt import Stopped
+from r1jax.train.jobs import Job
+from r1jax.train.loop import Context
+from r1jax.train.phases import derive
+from r1jax.types import Problem, Response
+
+AGAIN = 3  # times that an example may fail to be graded when it is verified: deadlines are wall-clock
+SLACK = 1e-3  # of a learned reward's threshold when it is verified: its last bits depend on what it is scored beside
+
+
+def path(workdir: str, stage: str, kind: str = 'jsonl') -> str:
+    """A file of a collecting stage: 'all.jsonl' every sample, 'jsonl' what was kept, 'card.json' and 'card.md' the data card."""
+    return os.fspath(collected(workdir, stage).with_suffix(f'.{kind}'))
+
+
+@dataclasses.dataclass
+class Draw:
+    """A call's responses on their way through the graders."""
+
+    start: int  # index of its first prompt
+    problems: list[Problem]  # each `samples` times
+    answers: list[Response]
+    scoring: Scoring
+
+
+class Collecting:
+    """One collecting stage on its way."""
+
+    def __init__(self, context: Context, job: Job):
+        self.context, self.job, self.stage = context, job, job.stage
+        self.cfg: Collect = job.stage.source
+        self.rewards = self.cfg.rewards
+        self.tokenizer = context.ready.tokenizer
+        self.steps = math.ceil(len(job.problems) / self.cfg.questions)
+        self.learned = {part.name for part in self.rewards if getattr(part.fn, 'learned', False)}
+        self.began = time.monotonic()
+
+    def run(self) -> dict:
+        """Runs the stage to its end and returns its entry in summary.json."""
+        os.makedirs(os.path.dirname(self._path('jsonl')), exist_ok=True)
+        self.context.view.stage(self.stage.name, self.steps, 0)
+        for note in self.job.notes:
+            self.context.view.note(note)
+        self._sample()
+        tally, part = card.Tally(self.cfg), self._path('jsonl.part')
+        with open(part, 'w+b', buffering=0) as file:
+            self._choose(_Lines(file), tally)
+            os.fsync(file.fileno())
+        self._verify(part)
+        made = self._card(tally, part)
+        _write(self._path('card.json'), card.to_json(made))
+        _write(self._path('card.md'), card.to_markdown(made))
+        os.replace(part, self._path('jsonl'))
+        prompts, samples = made['prompts'], made['samples']
+        self.context.view.note(
+            f'{self.stage.name}: {samples["kept"]:,} examples of {prompts["kept"]:,} prompts kept of {samples["sampled"]:,} samples; '
+            f'see {self._path("card.md")}'
+        )
+        return {
+            'steps': self.steps,
+            'seconds': round(time.monotonic() - self.began, 1),
+            'collected': {'prompts': prompts, 'samples': samples, 'sha256': made['file']['sha256']},
+        }
+
+    def _path(self, kind: str) -> str:
+        return path(self.context.workdir, self.stage.name, kind)
+
+    def _stop(self) -> None:
+        """Ends the run if a signal asks for it."""
+        if received := self.context.signals.received:
+            self.context.view.note(
+                f'{signal.Signals(received).name}: what was sampled is kept; the same command goes on'
+            )
+            raise Stopped(128 + received)
+
+    # --- sample and grade
+
+    def _sample(self) -> None:
+        """Brings STAGE.all.jsonl to its end."""
+        context, cfg, problems = self.context, self.cfg, self.job.problems
+        with open(self._path('all.jsonl'), 'a+b', buffering=0) as file:
+            done = self._resume(file)
+            if done == len(problems):
+                return
+            params = context.lineage().start(self.stage.name)
+            sampler = Sampler.create(self.stage.model, cfg.sample, cfg.samples, self.tokenizer, self.job.seed)
+            before = None
+            for start in range(done, len(problems), cfg.questions):
+                draw = self._draw(sampler, params, start)
+                if before:
+                    self._finish(file, before)
+                before = draw
+                if context.signals.received:
+                    break
+            self._finish(file, before)
+            self._stop()
+
+    def _draw(self, sampler: Sampler, params, start: int) -> Draw:
+        """Samples the prompts from `start` on, and hands them to the graders."""
+        cfg = self.cfg
+        rows = range(start, min(start + cfg.questions, len(self.job.problems)))
+        problems = [self.job.problems[i] for i in rows]
+        prompts = [self.job.prompts[i] for i in rows]
+        limit, temperature = cfg.sample.max_tokens, cfg.sample.temperature
+        rollout = sampler(params, [p.id for p in problems], prompts, 0, limit, temperature)
+        answers = responses(rollout, self.tokenizer)
+        repeated = [p for p in problems for _ in range(cfg.samples)]
+        return Draw(start, repeated, answers, begin(repeated, answers, self.rewards, self.context.pool))
+
+    def _finish(self, file: BinaryIO, draw: Draw) -> None:
+        """Waits for the grades and writes a call's lines."""
+        scores, lines = draw.scoring.result(), []
+        for i, record in enumerate(records(draw.problems, draw.answers, scores, scores.reward)):
+            lines.append(
+                log.plain(record | {'sample': i % self.cfg.samples, 'verdict': verdict(self.cfg.correct, scores, i)})
+            )
+        log.append(file, lines)
+        os.fsync(file.fileno())
+        self._log(draw.start, lines)
+
+    def _log(self, start: int, lines: Sequence[dict]) -> None:
+        """A call's lines of metrics.jsonl and samples.jsonl, made of what stands in the file: the same when it is read again."""
+        step, seconds = start // self.cfg.questions + 1, time.monotonic() - self.began
+        metrics = measured(lines)
+        self.context.log.metrics(self.stage.name, step, seconds, metrics)
+        shown = lines[: self.stage.log_samples * self.cfg.samples]
+        self.context.log.samples(self.stage.name, step, [{'when': 'rollout', **line} for line in shown])
+        self.context.view.step(self.stage.name, step, metrics)
+
+    def _resume(self, file: BinaryIO) -> int:
+        """Cuts STAGE.all.jsonl behind its last whole call, whose metrics are logged anew; returns the prompts that are done.
+
+        Raises:
+          BadInput: it holds samples of other problems.
+        """
+        problems, n, done, end = self.job.problems, self.cfg.samples, 0, 0
+        file.seek(0)
+        with os.fdopen(os.dup(file.fileno()), 'rb') as reading:
+            while done < len(problems):
+                size = min(self.cfg.questions, len(problems) - done)
+                data = list(itertools.islice(reading, size * n))
+                lines = _parsed(data)
+                if len(lines) < size * n:
+                    break
+                for i, line in enumerate(lines):
+                    problem = problems[done + i // n]
+                    if (line.get('question'), line.get('sample')) != (problem.id, i % n) or line.get(
+                        'prompt'
+                    ) != problem.prompt:
+                        raise BadInput(
+                            f'{file.name} holds samples of other problems than the stage {self.stage.name} has now: remove it'
+                        )
+                self._log(done, lines)
+                done, end = done + size, end + sum(map(len, data))
+        file.truncate(end)
+        file.seek(end)
+        return done
+
+    # --- choose
+
+    def _choose(self, out: _Lines, tally: card.Tally) -> None:
+        """Reads every sample and writes those that are kept."""
+        problems, cfg = self.job.problems, self.cfg
+        choice = Choice(cfg, derive(self.job.seed, 'keep'), self._verdicts, self._tokens, out.text, tally)
+        lines = log.read(self._path('all.jsonl'))
+        for start in range(0, len(problems), BLOCK):
+            block = [problems[i] for i in range(start, min(start + BLOCK, len(problems)))]
+            groups = [[_sample(line) for line in itertools.islice(lines, cfg.samples)] for _ in block]
+            chosen = choice.block(block, groups)
+            out.write([self._line(block[each.index], each) for each in chosen], [each.index for each in chosen])
+            self._stop()
+
+    def _line(self, problem: Problem, chosen: Chosen) -> dict:
+        """What is stored of an example."""
+        return {
+            'question': problem.id,
+            'kind': problem.kind,
+            'language': problem.language,
+            'prompt': self.stage.template(problem, self.tokenizer),
+            'response': chosen.response.text,
+            'tokens': chosen.response.tokens,
+            'finished': chosen.response.finished,
+            'problem': problem.prompt,
+            'answer': problem.answer,
+            'sample': chosen.sample,
+            'pass_rate': chosen.pass_rate,
+            'rewritten': chosen.rewritten,
+        }
+
+    def _tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode(text)) + 1
+
+    def _grade(self, problems: Sequence[Problem], answers: Sequence[Response]) -> Scores:
+        return begin(problems, answers, self.rewards, self.context.pool).result()
+
+    def _verdicts(self, problems: Sequence[Problem], answers: Sequence[Response]) -> list[Verdict]:
+        scores = self._grade(problems, answers)
+        return [verdict(self.cfg.correct, scores, i) for i in range(len(answers))]
+
+    # --- verify
+
+    def _verify(self, part: str) -> None:
+        """Grades what was kept once more, as it stands in the file.
+
+        Raises:
+          RuntimeError: an example is not correct, or cannot be graded.
+        """
+        slack = dict.fromkeys(self.learned, SLACK)
+        pairs = self._read(part)
+        while block := list(itertools.islice(pairs, BLOCK)):
+            for turn in range(AGAIN):
+                scores = self._grade(*zip(*block, strict=True))
+                verdicts = [verdict(self.cfg.correct, scores, i, slack) for i in range(len(block))]
+                if 'wrong' in verdicts or (turn == AGAIN - 1 and 'ungraded' in verdicts):
+                    bad = next(i for i, each in enumerate(verdicts) if each != 'correct')
+                    parts = {name: float(values[bad]) for name, values in scores.parts.items()}
+                    raise RuntimeError(
+                        f'stage {self.stage.name}: an example of question {block[bad][0].id} that was kept as correct is '
+                        f'{verdicts[bad]} when it is graded again: {parts}; a reward has to say the same of the same text'
+                    )
+                block = [pair for pair, each in zip(block, verdicts, strict=True) if each == 'ungraded']
+                if not block:
+                    break
+            self._stop()
+
+    def _read(self, part: str) -> Iterator[tuple[Problem, Response]]:
+        """The examples of a file, which are in the order of the problems."""
+        ordered = iter(self.job.problems)
+        problem = None
+        for line in log.read(part):
+            while problem is None or problem.id != line['question']:
+                problem = next(ordered)
+            yield problem, Response(line['response'], line['tokens'], line['finished'])
+
+    # --- tell
+
+    def _card(self, tally: card.Tally, part: str) -> dict[str, Any]:
+        counts, found = tally.counts(), self.job.found
+        digest, size = hashlib.sha256(), 0
+        with open(part, 'rb') as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+                size += len(data)
+        counts['prompts'] = {
+            'loaded': found['loaded'],
+            'ungradable': self.job.removed,
+            'contaminated': found['contaminated'],
+        } | counts['prompts']
+        return {
+            'recipe': self.context.ready.recipe.name,
+            'stage': self.stage.name,
+            'start': self.stage.start,
+            'seed': self.job.seed,
+            'key': self.job.data,
+            **counts,
+            'contamination': found['contamination'],
+            'file': {
+                'name': os.path.basename(self._path('jsonl')),
+                'sha256': digest.hexdigest(),
+                'examples': counts['samples']['kept'],
+                'bytes': size,
+            },
+            'settings': to_json(self.cfg),
+        }
+
+
+class _Lines:
+    """The file of examples while it is written: numbered in the order in which they were chosen, to be read again."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.size = file, 0
+        self.starts = array.array('Q')  # of the line of each number, bytes
+        self.sizes = array.array('Q')
+
+    def write(self, lines: Sequence[dict], order: Sequence[int]) -> None:
+        """Appends lines, which have the next numbers, sorted by `order`."""
+        first = len(self.starts)
+        self.starts.extend([0] * len(lines))
+        self.sizes.extend([0] * len(lines))
+        for i in sorted(range(len(lines)), key=lambda i: (order[i], i)):
+            log.append(self.file, [lines[i]])
+            end = self.file.tell()
+            self.starts[first + i], self.sizes[first + i], self.size = self.size, end - self.size, end
+
+    def text(self, number: int) -> str:
+        line = json.loads(os.pread(self.file.fileno(), self.sizes[number], self.starts[number]))
+        return text_of(line['problem'], line['response'])
+
+
+def verdict(correct: Sequence[Threshold], scores: Scores, i: int, slack: dict[str, float] | None = None) -> Verdict:
+    """What the thresholds say of response `i`. `slack`: name of a part -> how far below, relatively, still counts."""
+    if not scores.valid[i]:
+        return 'ungraded'
+    for each in correct:
+        value, bound = scores.parts[each.part][i], np.float32(each.value)
+        if slack and each.part in slack:
+            bound -= np.float32(slack[each.part] * max(1.0, abs(each.value)))
+        if value < bound:  # NaN where the part does not apply
+            return 'wrong'
+    return 'correct'
+
+
+def measured(lines: Sequence[dict]) -> dict[str, float]:
+    """Metrics of a call's lines of STAGE.all.jsonl."""
+    graded = [line for line in lines if line['verdict'] != 'ungraded']
+    out = {
+        'rollout/samples': len(lines),
+        'rollout/tokens': float(np.mean([line['tokens'] for line in lines])),
+        'rollout/longest': max(line['tokens'] for line in lines),
+        'rollout/truncated': float(np.mean([not line['finished'] for line in lines])),
+        'rollout/grader_errors': len(lines) - len(graded),
+        'collect/correct': sum(line['verdict'] == 'correct' for line in graded) / max(len(graded), 1),
+    }
+    if graded:
+        out['reward/mean'] = float(np.mean([line['reward'] for line in graded]))
+        for name in graded[0]['parts']:
+            values = [line['parts'][name] for line in graded if line['parts'][name] is not None]
+            if values:
+                out[f'reward/{name}'] = float(np.mean(values))
+    return out
+
+
+def _sample(line: dict) -> Sample:
+    return Sample(line['sample'], Response(line['completion'], line['tokens'], line['finished']), line['verdict'])
+
+
+def _parsed(data: Iterable[bytes]) -> list[dict]:
+    """The objects of lines up to the first that is torn."""
+    lines = []
+    for each in data:
+        if not each.endswith(b'\n'):
+            break
+        lines.append(json.loads(each))
+    return lines
+
+
+def _write(name: str, text: str) -> None:
+    """Replaces a file in one move."""
+    with open(name + '.part', 'w', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name + '.part', name)
