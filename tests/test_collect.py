@@ -209,8 +209,14 @@ def test_samples_of_other_problems_are_not_taken_for_ours(whole, tmp_path):
 
 def test_the_same_whatever_is_sampled_together(whole, tmp_path):
     begun(whole, tmp_path, questions=4)
-    ours, theirs = (files(d, ('all.jsonl', 'jsonl')) for d in (tmp_path, whole))
-    assert ours == theirs
+    assert files(tmp_path) == files(whole)
+
+
+def test_keeping_nothing_is_an_error(whole, tmp_path):
+    with pytest.raises(RuntimeError, match=r'picked kept none of 88 samples: .*picked.card.md says why'):
+        begun(whole, tmp_path, filters=(Filter('none', filters.Reflects(9)),))
+    assert not (tmp_path / 'data' / 'picked.jsonl').exists()
+    assert json.loads(files(tmp_path, ('card.json',))['card.json'])['samples']['none'] > 0
 
 
 @pytest.mark.parametrize(
@@ -222,7 +228,7 @@ def test_the_same_whatever_is_sampled_together(whole, tmp_path):
         ({'unfinished': True}, lambda card: card['samples']['unfinished'] == 0),
         ({'pass_rate': (0.5, 1.0)}, lambda card: card['samples']['too_hard'] > 0),
         ({'filters': (Filter('long', filters.Shorter(8)),)}, lambda card: card['samples']['long'] > 0),
-        ({'correct': (Threshold('accuracy', 0.0),)}, lambda card: card['samples']['wrong'] == 0),
+        ({'correct': (Threshold('accuracy', 0.0),), 'pass_rate': (0.0, 1.0)}, lambda card: card['samples']['wrong'] == 0),
         ({'near_duplicates': NearDuplicates(0.3, words=1)}, lambda card: card['samples']['near_duplicate'] > 0),
         ({'decontaminate': Decontaminate(10, (TinySums(size=5, terms=(2, 3)),))}, lambda card: card['prompts']['contaminated'] == 5),
         ({'decontaminate': None}, lambda card: card['contamination'] is None),

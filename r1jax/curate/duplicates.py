@@ -17,8 +17,6 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal
 
-from datasketch import MinHash, MinHashLSH
-
 from r1jax.rewards.repetition import words
 
 # Weights of needless candidates and of missed pairs in the choice of bands: candidates are compared exactly, and cost a read each
@@ -40,6 +38,8 @@ class Seen:
         self._exact: set[bytes] = set()
         self._lsh = self._empty = None
         if threshold:
+            from datasketch import MinHash, MinHashLSH  # here, since it brings half a second of scipy
+
             self._lsh = MinHashLSH(threshold, permutations, WEIGHTS, hashfunc=_digest)
             self._empty = MinHash(permutations, seed=1)
 
@@ -60,7 +60,7 @@ class Seen:
         if self._lsh is not None:
             self._lsh.insert(number, self._sketch(shingles(text, self.shingle)))
 
-    def _sketch(self, found: set[str]) -> MinHash:
+    def _sketch(self, found: set[str]):
         sketch = self._empty.copy()
         sketch.update_batch([each.encode('utf-8', 'replace') for each in found])
         return sketch

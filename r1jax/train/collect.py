@@ -78,7 +78,11 @@ class Collecting:
         self.began = time.monotonic()
 
     def run(self) -> dict:
-        """Runs the stage to its end and returns its entry in summary.json."""
+        """Runs the stage to its end and returns its entry in summary.json.
+
+        Raises:
+          RuntimeError: nothing was kept, or what was kept is not correct when it is graded again.
+        """
         os.makedirs(os.path.dirname(self._path('jsonl')), exist_ok=True)
         self.context.view.stage(self.stage.name, self.steps, 0)
         for note in self.job.notes:
@@ -92,8 +96,12 @@ class Collecting:
         made = self._card(tally, part)
         _write(self._path('card.json'), card.to_json(made))
         _write(self._path('card.md'), card.to_markdown(made))
-        os.replace(part, self._path('jsonl'))
         prompts, samples = made['prompts'], made['samples']
+        if not samples['kept']:
+            raise RuntimeError(
+                f'stage {self.stage.name} kept none of {samples["sampled"]:,} samples: {self._path("card.md")} says why'
+            )
+        os.replace(part, self._path('jsonl'))
         self.context.view.note(
             f'{self.stage.name}: {samples["kept"]:,} examples of {prompts["kept"]:,} prompts kept of {samples["sampled"]:,} samples; '
             f'see {self._path("card.md")}'
@@ -103,6 +111,10 @@ class Collecting:
             'seconds': round(time.monotonic() - self.began, 1),
             'collected': {'prompts': prompts, 'samples': samples, 'sha256': made['file']['sha256']},
         }
+
+    def outputs(self) -> dict:
+        """What the stage ended with besides its files."""
+        return {}
 
     def _path(self, kind: str) -> str:
         return path(self.context.workdir, self.stage.name, kind)
@@ -302,7 +314,9 @@ class Collecting:
                 'examples': counts['samples']['kept'],
                 'bytes': size,
             },
-            'settings': to_json(self.cfg),
+            'settings': {
+                name: value for name, value in to_json(self.cfg).items() if name != 'questions'
+            },  # it changes nothing
         }
 
 
