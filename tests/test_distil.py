@@ -12,12 +12,11 @@ import pytest
 from tiny import MODEL, params_of, random_items
 
 from r1jax import sharding
-from r1jax.config import Distil, MeshConfig, OptimConfig
+from r1jax.config import Distil, MeshConfig
 from r1jax.nn.transformer import forward, unembedding
 from r1jax.rl import logprobs
 from r1jax.rl.batch import pack
 from r1jax.rl.distil import NAMES, divergence
-from r1jax.train import optim
 from r1jax.train import step as compiled
 
 TEACHER = dataclasses.replace(

@@ -63,12 +63,14 @@ class Fields:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
+class Source:
+    """Items of a table. A subclass says with `_values(files, notes)` what is stored of each row."""
+
     path: str  # a file, a pattern or a folder: see `r1jax.data.rows`
 
 
 @dataclasses.dataclass(frozen=True)
-class Table(_Source):
+class Table(Source):
     """Problems of a table."""
 
     fields: Fields = Fields()
@@ -88,12 +90,12 @@ class Table(_Source):
           ImportError: pyarrow is missing and the files need it.
           ValueError: a broken file, a missing field or answer, with file, row and field; no such split; or nothing is left.
         """
-        return _load(self, self._values, lambda value: Problem(*value))
+        return kept(self, self._values, lambda value: Problem(*value))
 
     def _values(self, files: Sequence[Path], notes: dict[str, Any]) -> Iterator[list]:
         notes |= {'rows': 0, 'skipped': 0, 'repeated': 0}
         seen: set[bytes] = set()
-        for i, place, row in _chosen(files, self.where, self.fields.names, notes):
+        for i, place, row in selected(files, self.where, self.fields.names, notes):
             value = _problem(i, row, self.fields, place)
             if value is None:
                 notes['skipped'] += 1
@@ -111,7 +113,7 @@ class Table(_Source):
 
 
 @dataclasses.dataclass(frozen=True)
-class TableExamples(_Source):
+class TableExamples(Source):
     """Stored texts of a table: a prompt and its response, or chat messages of one exchange."""
 
     prompt: str = 'prompt'  # field names; '' for plain text, all of which is learned
@@ -124,13 +126,13 @@ class TableExamples(_Source):
 
     def load(self) -> Sequence[Example]:
         """The examples, read when asked for; raises as `Table.load`."""
-        return _load(self, self._values, lambda value: Example(*value))
+        return kept(self, self._values, lambda value: Example(*value))
 
     def _values(self, files: Sequence[Path], notes: dict[str, Any]) -> Iterator[list]:
         names = [self.messages] if self.messages else [n for n in (self.prompt, self.response) if n]
-        for _, place, row in _chosen(files, self.where, names, notes):
+        for _, place, row in selected(files, self.where, names, notes):
             if self.messages:
-                turns = [(turn['role'], turn['content']) for turn in _messages(row, self.messages, place)]
+                turns = [(turn['role'], turn['content']) for turn in messages_at(row, self.messages, place)]
                 if [role for role, _ in turns] != ['user', 'assistant']:
                     said = f'has the roles {[role for role, _ in turns]}'
                     raise ValueError(
@@ -138,13 +140,14 @@ class TableExamples(_Source):
                     )
                 yield [text for _, text in turns]
             else:
-                prompt = _text(row, self.prompt, place) if self.prompt else ''
-                yield [prompt, _text(row, self.response, place)]
+                prompt = text_at(row, self.prompt, place) if self.prompt else ''
+                yield [prompt, text_at(row, self.response, place)]
 
 
-def _load(source: Any, values: Any, decode: Any) -> stored.Stored:
+def kept(source: Any, values: Any, decode: Any, readers: Sequence[str] = ()) -> stored.Stored:
+    """The items of a source: `values(files, notes)` as they are stored, which is done once, each made an item by `decode`."""
     files = rows.files(source.path, source.split, source.config)
-    readers = (__file__, rows.__file__, codetests.__file__, braces.__file__)  # when one changes, all is read anew
+    readers = (__file__, rows.__file__, codetests.__file__, braces.__file__, *readers)  # one changes: all is read anew
     code = [Path(module).read_bytes() for module in readers]
 
     def limited(notes: dict[str, Any]) -> Iterator[Any]:
@@ -160,7 +163,7 @@ def _load(source: Any, values: Any, decode: Any) -> stored.Stored:
     return items
 
 
-def _chosen(
+def selected(
     files: Sequence[Path], where, names: Sequence[str], notes: dict[str, Any]
 ) -> Iterator[tuple[int, str, rows.Row]]:
     """Rows for which `where` holds, with their number over all files and their place."""
@@ -168,7 +171,7 @@ def _chosen(
     number = 0
     for file in files:
         for place, row in rows.read(file, wanted):
-            if all(_is(_value(row, name, place), value) for name, value in where):
+            if all(_is(value_at(row, name, place), value) for name, value in where):
                 yield number, place, row
             number += 1
             notes['rows'] = number
@@ -178,7 +181,7 @@ def _is(found: Any, wanted: Any) -> bool:
     return found in wanted if isinstance(wanted, tuple) else found == wanted
 
 
-def _value(row: Any, name: str, place: str) -> Any:
+def value_at(row: Any, name: str, place: str) -> Any:
     """The value at a dotted path."""
     if name in row:  # a column's own name may have dots
         return row[name]
@@ -200,8 +203,8 @@ def _value(row: Any, name: str, place: str) -> Any:
     return value
 
 
-def _text(row: rows.Row, name: str, place: str) -> str:
-    value = _value(row, name, place)
+def text_at(row: rows.Row, name: str, place: str) -> str:
+    value = value_at(row, name, place)
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, (list, dict)):
@@ -209,8 +212,8 @@ def _text(row: rows.Row, name: str, place: str) -> str:
     return str(value)
 
 
-def _messages(row: rows.Row, name: str, place: str) -> list[dict[str, str]]:
-    value = _value(row, name, place)
+def messages_at(row: rows.Row, name: str, place: str) -> list[dict[str, str]]:
+    value = value_at(row, name, place)
     shaped = isinstance(value, list) and all(
         isinstance(turn, Mapping) and isinstance(turn.get('role'), str) and isinstance(turn.get('content'), str)
         for turn in value
@@ -222,9 +225,9 @@ def _messages(row: rows.Row, name: str, place: str) -> list[dict[str, str]]:
 
 def _problem(number: int, row: rows.Row, fields: Fields, place: str) -> list | None:
     """The fields of a Problem in their order, or None if its answer is one to skip."""
-    meta: dict[str, Any] = {name: _value(row, name, place) for name in fields.meta}
-    if isinstance(_value(row, fields.prompt, place), list):
-        turns = _messages(row, fields.prompt, place)
+    meta: dict[str, Any] = {name: value_at(row, name, place) for name in fields.meta}
+    if isinstance(value_at(row, fields.prompt, place), list):
+        turns = messages_at(row, fields.prompt, place)
         asked = [turn['content'] for turn in turns if turn['role'] == 'user']
         if not asked:
             raise ValueError(f'{place}: field {fields.prompt!r} has no message of the user')
@@ -232,7 +235,7 @@ def _problem(number: int, row: rows.Row, fields: Fields, place: str) -> list | N
         if len(turns) > 1:
             meta['messages'] = turns
     else:
-        prompt = _text(row, fields.prompt, place)
+        prompt = text_at(row, fields.prompt, place)
     for text in fields.without:
         prompt = prompt.removeprefix(text).removesuffix(text)
     answer = _answer(row, fields, place)
@@ -240,27 +243,27 @@ def _problem(number: int, row: rows.Row, fields: Fields, place: str) -> list | N
         return None
     if fields.answer and not answer:
         raise ValueError(
-            f"{place}: field {fields.answer!r} has no answer: {_value(row, fields.answer, place)!r:.80}; add '' to skip"
+            f"{place}: field {fields.answer!r} has no answer: {value_at(row, fields.answer, place)!r:.80}; add '' to skip"
         )
     if fields.wrong:
-        prompt, answer, meta['choices'] = _choice(prompt, answer, [_text(row, name, place) for name in fields.wrong])
+        prompt, answer, meta['choices'] = _choice(prompt, answer, [text_at(row, name, place) for name in fields.wrong])
     if fields.tests:
         found = _tests(row, fields, place)
         if found is None:
             return None
         meta |= found
-    kind = _text(row, fields.kind_field, place) if fields.kind_field else fields.kind
-    language = _text(row, fields.language_field, place) if fields.language_field else fields.language
+    kind = text_at(row, fields.kind_field, place) if fields.kind_field else fields.kind
+    language = text_at(row, fields.language_field, place) if fields.language_field else fields.language
     return [number, prompt, answer, dict(fields.kinds).get(kind, kind), language, meta]
 
 
 def _answer(row: rows.Row, fields: Fields, place: str) -> str:
     if not fields.answer:
         return ''
-    value = _value(row, fields.answer, place)
+    value = value_at(row, fields.answer, place)
     if value is None:
         return ''
-    answer = _text(row, fields.answer, place)
+    answer = text_at(row, fields.answer, place)
     if fields.answer_after:
         answer = answer.rpartition(fields.answer_after)[2]
     if fields.answer_boxed:
@@ -273,8 +276,8 @@ def _tests(row: rows.Row, fields: Fields, place: str) -> dict[str, Any] | None:
     name = None
     if fields.entry_point:
         with contextlib.suppress(ValueError):  # a program has none
-            name = _value(row, fields.entry_point, place)
-    values = [_value(row, field, place) for field in fields.tests]
+            name = value_at(row, fields.entry_point, place)
+    values = [value_at(row, field, place) for field in fields.tests]
     try:
         found = codetests.collected(values, name)
         if not found['tests']:
@@ -283,7 +286,7 @@ def _tests(row: rows.Row, fields: Fields, place: str) -> dict[str, Any] | None:
         if '' in fields.skip:
             return None
         raise ValueError(f"{place}: {error}; add '' to skip") from error
-    limit = _value(row, fields.time_limit, place) if fields.time_limit else None
+    limit = value_at(row, fields.time_limit, place) if fields.time_limit else None
     if isinstance(limit, Mapping):
         limit = (limit.get('seconds') or 0) + (limit.get('nanos') or 0) / 1e9
     return found | ({'time_limit': float(limit)} if limit else {})
