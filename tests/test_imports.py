@@ -52,7 +52,8 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'curate': {'types', 'config', 'rewards'},
     'evals': {*_NN, 'sample', 'rewards'},
     'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'curate', 'evals', 'report'},
-    'report': {'train.log'},  # the names of a workdir's files, and nothing that would start jax
+    # the names of a workdir's files, what counts as reflection, and nothing that would start jax
+    'report': {'train.log', 'rewards.language', 'rewards.reflection'},
     'settings': {'config'},
     'checks': {'config', 'presets', 'settings'},
     'record': {'settings'},

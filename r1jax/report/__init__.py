@@ -1,10 +1,16 @@
 """report.html: what a run did, in one file that can be mailed, put in a talk and opened without a network.
 
     write(workdir)
-      workdir.read   config.json, metrics.jsonl, summary.json, as far as they are there
+      workdir.read   config.json, metrics.jsonl, summary.json, lineage.json, data cards, as far as they are there
+      graph          which stage starts from which, and reads what
+      reached        a row a stage: what each of them reached
       findings       a card a stage: before and after, in words; does thinking pay in the base?
+      evolution      accuracy, length, reflection, language and form over the steps of RL, as the R1 report draws them
+      aha            responses that look back at their steps, found by search
+      cards          what rejection sampling kept
+      judges         what reward models know: held-out accuracy, calibration
       hacking        what to look at before the reward is believed
-      curves, chart  every logged number as inline SVG, with intervals and evaluations
+      curves, chart  every other logged number as inline SVG, with intervals and evaluations
       samples        the same questions' answers before and after
       page           style, script and shell; no address outside the file
 
@@ -19,7 +25,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from r1jax.report import curves, hacking, samples
+from r1jax.report import aha, cards, curves, evolution, graph, hacking, judges, reached, samples
 from r1jax.report.findings import EVALUATION_HEADS, evaluations, thinking, verdict
 from r1jax.report.page import document, number, span, text
 from r1jax.report.workdir import Run, StageRun, read, recipe_of
@@ -36,9 +42,8 @@ def write(workdir: str) -> str:
     """
     path = os.path.join(workdir, PAGE)
     sides = samples.sides(workdir)
-    html = render(
-        read(workdir), samples.pairs(sides), {stage: found for (stage, when), found in sides.items() if when == 'last'}
-    )
+    newest = {stage: found for (stage, when), found in sides.items() if when == 'last'}
+    html = render(read(workdir), samples.pairs(sides), newest, aha.search(workdir))
     with open(path + '.tmp', 'w', encoding='utf-8', errors='replace') as file:  # a lone surrogate becomes ?
         file.write(html)
     os.replace(path + '.tmp', path)
@@ -49,12 +54,22 @@ def render(
     run: Run,
     completions: dict[str, tuple[str, list[dict], list[dict]]],
     newest: Mapping[str, list[dict]] = MappingProxyType({}),
+    reflecting: Mapping[str, aha.Found] = MappingProxyType({}),
 ) -> str:
-    """The report as HTML. `completions` are `samples.read`'s; `newest` are each stage's records of its last rollout."""
+    """The report as HTML. `completions` are `samples.read`'s; `newest` are each stage's records of its last rollout, `reflecting` what
+    `aha.search` found.
+    """
     pairs = [samples.section(name, *sides) for name, sides in completions.items()]
+    verdicts = ''.join(f'<div id="{graph.anchor(stage.name)}">{verdict(stage)}</div>' for stage in run.stages)
+    sampling = [stage.name for stage in run.stages if stage.column('reward/mean')[1].size]
     sections = [
-        ('results', 'Results', ''.join(map(verdict, run.stages))),
+        ('stages', 'Stages', graph.draw(run)),
+        ('results', 'Results', reached.table(run) + verdicts if run.stages else ''),
         ('thinking', 'Does thinking pay in the base?', ''.join(map(thinking, run.stages))),
+        ('evolution', 'Self-evolution', ''.join(map(evolution.section, run.stages))),
+        ('aha', 'Aha', ''.join(aha.section(name, reflecting[name]) for name in sampling if name in reflecting)),
+        ('data', 'Data that stages kept', ''.join(cards.section(*each) for each in run.cards.items())),
+        ('judges', 'Reward models', ''.join(map(judges.section, run.stages))),
         (
             'hacking',
             'Can the reward be believed?',
@@ -136,9 +151,11 @@ def _stage_row(stage: StageRun) -> str:
         )
     else:
         what = f'stored texts, {number(source.get("batch"))} a step'
-    goal = f'GRPO, β {number(loss.get("beta"))}, {text(loss.get("normalise"))}' if 'beta' in loss else 'next token'
+    goal = f'GRPO, β {number(loss.get("beta"))}, {text(loss.get("normalise"))}' if 'beta' in loss else stage.kind
     rate = stage.part('optim').get('learning_rate')
-    cells = (text(stage.config.get('start', '–')), number(stage.planned), what, goal, number(rate))
+    epochs = source.get('epochs')
+    steps = f'{number(epochs)} epochs' if epochs else number(stage.planned)
+    cells = (text(stage.config.get('start', '–')), steps, what, goal, number(rate))
     return (
         f'<tr><td><b>{text(stage.name)}</b></td>' + ''.join(f'<td class="wrap">{cell}</td>' for cell in cells) + '</tr>'
     )

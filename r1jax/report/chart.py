@@ -34,6 +34,7 @@ class Series:
     y: np.ndarray  # f[N]
     low: np.ndarray | None = None  # f[N], lower end of the 95 % interval of each step's value
     high: np.ndarray | None = None  # f[N]
+    exact: bool = False  # each point is a measurement of its own: no smoothing, and a dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Plot:
 def figure(plot: Plot, series: Sequence[Series], marks: Sequence[Mark] = ()) -> str:
     """The figure of a plot, '' if there is nothing to draw."""
     if plot.log:
-        series = [Series(s.name, s.x[s.y > 0], s.y[s.y > 0]) for s in series]
+        series = [Series(s.name, s.x[s.y > 0], s.y[s.y > 0], exact=s.exact) for s in series]
     lines = [_Line(s) for s in series if s.y.size]
     if not lines:
         return ''
@@ -88,13 +89,13 @@ class _Line:
 
     def __init__(self, series: Series):
         n = series.y.size
-        half = max(1, n // 25) if n >= 8 else 0  # 60 steps: means over 5; 1,000 steps: over 81
+        half = max(1, n // 25) if n >= 8 and not series.exact else 0  # 60 steps: means over 5; 1,000 steps: over 81
         keep = _thin(series.y)
 
         def smooth(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else _smooth(values, half)[keep]
 
-        self.name, self.count = series.name, n
+        self.name, self.count, self.exact = series.name, n, series.exact
         self.first, self.last = (series.x[0], series.y[0]), (series.x[-1], series.y[-1])
         self.x, self.y = series.x[keep], series.y[keep]
         self.mean, self.low, self.high = smooth(series.y), smooth(series.low), smooth(series.high)
@@ -104,10 +105,12 @@ class _Line:
         if self.low is not None and self.high is not None:
             outline = frame.path(np.append(self.x, self.x[::-1]), np.append(self.high, self.low[::-1]))
             parts.append(f'<polygon class="band {colour}" points="{outline}"/>')
+        if self.exact or self.x.size == 1:
+            places = zip(*frame.at(self.x, self.y), strict=True)
+            parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places]
         if self.x.size == 1:
-            x, y = frame.at(self.x[0], self.y[0])
-            return [*parts, f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>']
-        if self.count >= 8:
+            return parts
+        if self.count >= 8 and not self.exact:
             parts.append(f'<polyline class="raw {colour}" points="{frame.path(self.x, self.y)}"/>')
         return [*parts, f'<polyline class="smooth {colour}" points="{frame.path(self.x, self.mean)}"/>']
 
@@ -177,6 +180,7 @@ class _Frame:
             'lines': [
                 {'name': s.name, 'x': [round(float(v), 1) for v in s.x], 'y': rounded(s.y), 'mean': rounded(s.mean)}
                 | ({'low': rounded(s.low), 'high': rounded(s.high)} if s.low is not None else {})
+                | ({'exact': True} if s.exact else {})
                 for s in lines
             ],
             'marks': [dataclasses.asdict(mark) for mark in marks],

@@ -6,8 +6,6 @@ folded list, so that a new metric is in the report without a change here.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 
 from r1jax.report.chart import Mark, Plot, Series, figure
@@ -16,9 +14,6 @@ from r1jax.report.workdir import StageRun, is_number
 PLOTS = (
     Plot('Reward', ('reward/mean',), 'mean of the weighted sum'),
     Plot('Accuracy', ('reward/accuracy',), 'of the samples in training', percent=True, whole=True),
-    Plot('Response length', ('rollout/tokens',), 'tokens, mean'),
-    Plot('Format', ('reward/format',), 'well-formed answers', percent=True, whole=True),
-    Plot('Language', ('reward/language',), 'consistency reward', percent=True, whole=True),
     Plot('KL', ('policy/kl',), 'to the reference, nats a token'),
     Plot('Entropy', ('policy/entropy',), 'nats a token'),
     Plot('Clip fraction', ('policy/clip_fraction',), 'tokens with a clipped ratio', percent=True),
@@ -35,17 +30,25 @@ PLOTS = (
     Plot('Speed', ('tokens_per_second',), 'tokens a second'),
 )
 # An evaluation's figures that are drawn on a plot: metric path of the plot -> key of EVAL.
-EVALUATED = {'reward/accuracy': 'pass@1', 'rollout/tokens': 'response_tokens', 'reward/format': 'format'}
+EVALUATED = {
+    'reward/accuracy': 'pass@1',
+    'rollout/tokens': 'response_tokens',
+    'reward/format': 'format',
+    'reward/language': 'language_consistency',
+}
 Z = 1.96  # of a 95 % interval
+WINDOW = 0.2  # share of a stage's steps that counts as its beginning, and as its end
+# What `evolution` draws of a stage that samples
+ELSEWHERE = ('rollout/tokens', 'rollout/tokens_std', 'reward/format', 'reward/language')
 
 
 def draw(stage: StageRun) -> str:
-    """The charts of a stage, '' if it has logged nothing."""
-    drawn = [_draw(stage, plot) for plot in PLOTS]
-    known = {path for plot in PLOTS for path in plot.paths}
+    """The charts of a stage but those of its self-evolution, '' if it has logged nothing."""
+    drawn = [draw_plot(stage, plot) for plot in PLOTS]
+    known = {*ELSEWHERE, *(path for plot in PLOTS for path in plot.paths)}
     logged = {path for line in stage.lines for path, value in line.items() if is_number(value)} - {'step', 'seconds'}
-    others = sorted(path for path in logged - known if not path.startswith('eval/'))
-    more = [_draw(stage, Plot(path, (path,))) for path in others]
+    others = sorted(path for path in logged - known if not path.startswith(('eval/', 'reflection/')))
+    more = [draw_plot(stage, Plot(path, (path,))) for path in others]
     html = ''.join(drawn)
     html = f'<div class="charts">{html}</div>' if html else ''
     if any(more):
@@ -55,7 +58,8 @@ def draw(stage: StageRun) -> str:
     return html
 
 
-def _draw(stage: StageRun, plot: Plot) -> str:
+def draw_plot(stage: StageRun, plot: Plot) -> str:
+    """A chart of logged metrics, with the evaluations that belong to the first of them; '' if none was logged."""
     series = []
     for path in plot.paths:
         x, y = stage.column(path)
@@ -64,13 +68,19 @@ def _draw(stage: StageRun, plot: Plot) -> str:
             plot = Plot(plot.title, plot.paths, plot.note)
         low, high = _band(stage, path, y)
         series.append(Series(path.rsplit('/', 1)[-1] if len(plot.paths) > 1 else plot.title, x, y, low, high))
-    return figure(plot, series, _marks(stage, EVALUATED[plot.paths[0]]) if plot.paths[0] in EVALUATED else [])
+    return figure(plot, series, marks(stage, EVALUATED[plot.paths[0]]) if plot.paths[0] in EVALUATED else [])
+
+
+def marks(stage: StageRun, key: str) -> list[Mark]:
+    """An EVAL figure before, during and after the stage."""
+    courses = stage.course(key).items()
+    return [Mark(name, p.step, p.value, *(p.ci or (None, None))) for name, points in courses for p in points]
 
 
 def _band(stage: StageRun, path: str, y: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
     """95 % interval of each step's mean, its samples taken as independent; None where it cannot be known.
 
-    Reward: mean ± 1.96 std / √n. Accuracy and format: Wilson's binomial interval, which stays inside 0..1.
+    Reward and length: mean ± 1.96 std / √n. Accuracy and format: Wilson's binomial interval, which stays inside 0..1.
     """
     samples = stage.column('rollout/samples')[1]
     if samples.size == 0:
@@ -79,8 +89,8 @@ def _band(stage: StageRun, path: str, y: np.ndarray) -> tuple[np.ndarray | None,
         samples = np.full(y.shape, float(planned))
     if samples.shape != y.shape or not y.size or samples.min() < 1:
         return None, None
-    if path == 'reward/mean':
-        std = stage.column('reward/std')[1]
+    if path in ('reward/mean', 'rollout/tokens'):
+        std = stage.column('reward/std' if path == 'reward/mean' else 'rollout/tokens_std')[1]
         if std.shape != y.shape:
             return None, None
         half = Z * std / np.sqrt(samples)
@@ -93,25 +103,14 @@ def _band(stage: StageRun, path: str, y: np.ndarray) -> tuple[np.ndarray | None,
     return None, None
 
 
-def _marks(stage: StageRun, key: str) -> list[Mark]:
-    """An EVAL figure before, during and after the stage; what both files have is taken once."""
-    found: dict[tuple[str, float], Mark] = {}
-    for name, both in stage.evals.items():
-        for when, step in (('before', 0), ('after', stage.done)):
-            if is_number(both.get(when, {}).get(key)):
-                found[name, step] = Mark(name, step, both[when][key], *_ends(both[when].get(f'{key}_ci')))
-    pattern = re.compile(rf'eval/(.+)/{re.escape(key)}')
-    for line in stage.lines:
-        for path, value in line.items():
-            if path.startswith('eval/') and is_number(value) and (match := pattern.fullmatch(path)):
-                mark = Mark(match[1], line['step'], value, *_ends(line.get(f'{path}_ci')))
-                found.setdefault((mark.name, mark.x), mark)
-    rank = {name: i for i, name in enumerate(stage.evals)}  # the main evaluation first
-    return sorted(found.values(), key=lambda mark: (rank.get(mark.name, len(rank)), mark.name, mark.x))
+def first_steps(values: np.ndarray) -> np.ndarray:
+    """The first fifth of a column, at least one value."""
+    return values[: max(1, int(WINDOW * values.size))]
 
 
-def _ends(ci: object) -> tuple[float | None, float | None]:
-    return (ci[0], ci[1]) if isinstance(ci, list) and len(ci) == 2 and all(map(is_number, ci)) else (None, None)
+def last_steps(values: np.ndarray) -> np.ndarray:
+    """The last fifth of a column, at least one value."""
+    return values[-max(1, int(WINDOW * values.size)) :]
 
 
 def skipped(stage: StageRun) -> str:

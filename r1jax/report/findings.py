@@ -123,7 +123,8 @@ def _course(stage: StageRun) -> str:
     loss = stage.column('loss')[1]
     losses = f'; loss {number(loss[0])} → {number(loss[-min(20, loss.size) :].mean())}' if loss.size > 1 else ''
     if not stage.done:
-        return '<span class="muted">· has not begun.</span>'
+        words = f'is done, in {span(stage.seconds)}' if stage.finished else 'has not begun'
+        return f'<span class="muted">· {words}.</span>'
     steps = (
         f'· {stage.done:,} steps'
         if stage.finished or not stage.planned

@@ -153,7 +153,7 @@ th, td {
 }
 td.wrap { white-space: normal; min-width: 190px; }
 th { font-weight: 600; font-size: 12.5px; color: var(--muted); } tr:last-child td { border-bottom: 0; }
-td small { color: var(--muted); } td i { font-style: normal; color: var(--muted); }
+.reached small { display: block; } td small { color: var(--muted); } td i { font-style: normal; color: var(--muted); }
 .bar { width: 190px; height: 22px; display: block; }
 .ci { stroke-width: 11; opacity: .3; } .ci.before { stroke: var(--before); } .ci.after { stroke: var(--s0); }
 circle.before { fill: var(--surface); stroke: var(--before); stroke-width: 2; } circle.after { fill: var(--s0); }
@@ -161,6 +161,16 @@ circle.before { fill: var(--surface); stroke: var(--before); stroke-width: 2; } 
 .meter i { display: block; height: 100%; }
 .meter .before { background: var(--before); }
 .meter .after { background: var(--s0); }
+
+.graph { display: block; max-width: none; margin: 0 auto; }
+.graph text { font-size: 12px; } .graph .name { font-size: 14px; font-weight: 600; fill: var(--ink); }
+.graph rect { fill: var(--soft); stroke: var(--s0); stroke-width: 1.6; }
+.graph .open rect { stroke-dasharray: 4 4; stroke: var(--muted); } .graph .weights rect { stroke: var(--edge); fill: var(--surface); }
+.graph a:hover rect, .graph a:focus-visible rect { fill: var(--surface); stroke-width: 3; }
+.edge path { fill: none; stroke: var(--muted); stroke-width: 1.5; } .edge.read > path { stroke: var(--m1); stroke-dasharray: 5 4; }
+.edge .head { fill: var(--muted); stroke: none; } .edge.read .head { fill: var(--m1); }
+.card h4 { margin: 16px 0 4px; font-size: 13px; color: var(--muted); }
+.card:target, :target > .card { border-color: var(--s0); }
 
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 14px; }
 .pair > * { min-width: 0; }
@@ -217,8 +227,8 @@ for (const figure of document.querySelectorAll('.chart')) {
     for (const line of data.lines) {
       const i = nearest(line.x, x);
       if (line.x[i] !== x && Math.abs(toX(line.x[i]) - toX(x)) > 6) continue;
-      rows.push(`${line.name}: ${say(line.y[i])}`);
-      if (line.x.length >= 8) rows.push(`  smoothed: ${say(line.mean[i])}` + within(line.low, line.high, i));
+      rows.push(`${line.name}: ${say(line.y[i])}` + (line.exact ? within(line.low, line.high, i) : ''));
+      if (line.x.length >= 8 && !line.exact) rows.push(`  smoothed: ${say(line.mean[i])}` + within(line.low, line.high, i));
       dots.push([line.x[i], line.mean[i]]);
     }
     for (const mark of data.marks) {

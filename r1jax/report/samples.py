@@ -42,7 +42,7 @@ def sides(workdir: str) -> dict[tuple[str, str], list[Record]]:
     last: dict[str, int] = {}  # and of the newest
     with open(path if os.path.exists(path) else os.devnull, 'rb') as file:
         for line in file:
-            if not (known := _head(line)):
+            if not (known := head_of(line)):
                 continue
             stage, step, when = known
             if when == 'rollout':
@@ -95,7 +95,7 @@ def section(name: str, what: str, before: list[Record], after: list[Record]) -> 
 
 
 def _column(title: str, records: list[Record], prompt: str = '') -> str:
-    cards = ''.join(_card(record) for record in records[:SAMPLES]) or '<p class="muted">Not there yet.</p>'
+    cards = ''.join(card(record) for record in records[:SAMPLES]) or '<p class="muted">Not there yet.</p>'
     return f'<div><h4>{title}</h4>{prompt}{cards}</div>'
 
 
@@ -126,7 +126,8 @@ def completion(value: str) -> str:
     return ''.join(parts)
 
 
-def _card(record: Record) -> str:
+def card(record: Record) -> str:
+    """A response with its rewards."""
     facts = []
     if record.get('outcome') == 'grader_error':
         facts.append(f'<b class="warn">grader error: {text(record.get("cause"))}</b>')
@@ -169,7 +170,7 @@ def _by_question(records: list[Record]) -> dict[Any, list[Record]]:
     return groups
 
 
-def _head(line: bytes) -> tuple[str, int, str] | None:
+def head_of(line: bytes) -> tuple[str, int, str] | None:
     """(stage, step, when) of a line, None if it is torn or has no stage."""
     if match := HEAD.match(line):
         return json.loads(match[1]), int(match[2]), match[3].decode()
