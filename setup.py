@@ -11,7 +11,6 @@ version = re.search("__version__ = '(.+)'", (here / 'r1jax' / '__init__.py').rea
 gguf = ['gguf>=0.17']
 data = ['pyarrow>=18']
 judge = ['httpx2>=2.16']
-language = ['py3langid>=0.4']
 math = ['math-verify[antlr4_13_2]>=0.9']
 tasks = ['reasoning-gym>=0.1.25']
 
@@ -36,6 +35,7 @@ setuptools.setup(
         'numpy>=2.0',
         'optax>=0.2.6',
         'orbax-checkpoint>=0.11.30',
+        'py3langid>=0.4',  # languages of one script; small, and the language reward is in every R1 recipe
         'pyyaml>=6.0',  # flax needs it too
         'rich>=13.7',
         'safetensors>=0.5',
@@ -50,7 +50,6 @@ setuptools.setup(
         'tasks': tasks,
         'data': data,  # Parquet and Arrow files
         'judge': judge,  # a judge behind an OpenAI-compatible endpoint
-        'language': language,  # language consistency between languages of one script
         'math': math,  # the reward of formulas
         'tpu': ['jax[tpu]>=0.10'],
         'cuda': ['jax[cuda12]>=0.10'],
@@ -63,7 +62,6 @@ setuptools.setup(
             *data,
             *gguf,
             *judge,
-            *language,
             *math,
             *tasks,
         ],

@@ -19,7 +19,11 @@ from r1jax.data.template import r1_zero
 from r1jax.data.tiny import mode
 from r1jax.rewards import accuracy, form, language
 
-ACCURACY, FORMAT, LANGUAGE = Part('accuracy', accuracy.exact), Part('format', form.format), Part('language', language.Language())
+ACCURACY, FORMAT, LANGUAGE = (
+    Part('accuracy', accuracy.exact),
+    Part('format', form.format),
+    Part('language', language.Language()),
+)
 MODEL = ModelConfig(vocab=240, layers=3, width=64, heads=4, kv_heads=2, head_dim=16, hidden=192, context=128)
 ROWS = RowConfig(length=128, per_microbatch=4)
 

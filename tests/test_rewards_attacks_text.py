@@ -201,7 +201,6 @@ def test_a_question_is_not_its_own_answer():
 
 
 def test_language_cannot_be_had_by_saying_nothing_or_hiding_it():
-    pytest.importorskip('py3langid')
     language, problem = Language('en'), Problem(0, 'q', '7')
     for text in (
         '',

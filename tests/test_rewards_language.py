@@ -12,8 +12,6 @@ import pytest
 from r1jax.rewards.language import Language, reasoning, share
 from r1jax.types import Problem, Response
 
-pytest.importorskip('py3langid')
-
 EN = [
     'First we note that the sum of the two numbers must be even.',
     'let me check this step again because it does not look right to me.',

@@ -97,7 +97,6 @@ class Language:
         """The share of the words that are in the target language.
 
         Raises:
-          ImportError: py3langid is not installed.
           ValueError: the language is none that can be told.
         """
         text = reasoning(response.text) if self.read == 'reasoning' else TAGS.sub(' ', response.text)
@@ -220,12 +219,8 @@ def _without_formula(match: re.Match) -> str:
 
 @functools.cache
 def _identifier(family: tuple[str, ...]):
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ImportError as error:
-        raise ImportError(
-            "languages of one script are told apart by py3langid: pip install 'r1jax[language]'"
-        ) from error
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # a second, for those who ask
+
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
     identifier.set_languages(family)
     return identifier
