@@ -2,7 +2,8 @@
 
     {"recipe": …, "seed": …, "git_commit": …, "versions": {…}, "command": […]}
 
-The recipe is resolved, with overrides applied. The rest is provenance: of several runs that resumed, the first stays.
+The recipe is resolved, with overrides applied. The rest is provenance: of several runs that resumed, the first stays. A recipe may
+change, and stages are then run again (`r1jax.train.inputs`); but one of another name, seed or tokenizer is another recipe.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,10 +23,11 @@ from r1jax.config import Recipe
 from r1jax.record import difference, to_json
 from r1jax.settings import BadInput
 
-Status = Literal['new', 'resumed']
+Status = Literal['new', 'resumed', 'changed']
 
 _CONFIG = 'config.json'
 _LINES = 8  # of a difference, shown
+_OWN = ('name', 'seed', 'tokenizer')  # what a workdir's recipe keeps
 _PACKAGES = ('r1jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'tokenizers')
 
 
@@ -34,8 +37,9 @@ def open_workdir(path: str | os.PathLike, recipe: Recipe, argv: Sequence[str] | 
     `argv` is the command to record (default: the process's); the commit is that of the checkout its experiment lies in.
 
     Returns:
-      'resumed' if config.json holds this recipe, otherwise 'new', and it is written. A workdir with nothing in it but
-      another recipe's config.json, of a run that never began, is taken over.
+      'resumed' if config.json holds this recipe; 'changed' if it holds another form of it, and `write_config` is to be called once
+      this one is known to run; otherwise 'new', and it is written. A workdir with nothing in it but another recipe's config.json, of a
+      run that never began, is taken over.
 
     Raises:
       PermissionError: the workdir cannot be made or written to.
@@ -50,14 +54,25 @@ def open_workdir(path: str | os.PathLike, recipe: Recipe, argv: Sequence[str] | 
             _check_writable(path)
             return 'resumed'
         if any(child.name != _CONFIG for child in path.iterdir()):
+            lines = [line for line in lines if re.match(rf'({"|".join(_OWN)})\b', line)]
+            if not lines:
+                _check_writable(path)
+                return 'changed'
             more = [f'… and {len(lines) - _LINES} more'] if len(lines) > _LINES else []
             raise BadInput(
                 f'{path} holds a run of another recipe; take another --workdir, or delete it:\n  '
                 + '\n  '.join(lines[:_LINES] + more)
             )
     _check_writable(path)
+    write_config(path, recipe, argv)
+    return 'new'
+
+
+def write_config(path: str | os.PathLike, recipe: Recipe, argv: Sequence[str] | None = None) -> None:
+    """Writes config.json, in one move: a kill leaves no half of it."""
+    path, argv = pathlib.Path(path), list(sys.argv if argv is None else argv)
     config = {
-        'recipe': new,
+        'recipe': to_json(recipe),
         'seed': recipe.seed,
         'git_commit': git_commit(_checkout(argv)),
         'versions': versions(),
@@ -65,8 +80,7 @@ def open_workdir(path: str | os.PathLike, recipe: Recipe, argv: Sequence[str] | 
     }
     part = path / (_CONFIG + '.part')
     part.write_text(json.dumps(config, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    part.replace(path / _CONFIG)  # at once: a kill leaves no half of it
-    return 'new'
+    part.replace(path / _CONFIG)
 
 
 def _read(file: pathlib.Path) -> dict[str, Any] | None:

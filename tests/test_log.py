@@ -84,11 +84,11 @@ def test_resume_cuts_back_to_the_checkpoint_and_repeats_nothing(tmp_path):
         out.metrics('base', 1, 0.1, {'loss': 3.0, 'eval/held_out/pass@1': 0.25})
         out.metrics('zero', 1, 0.1, {'loss': 2.0})
         out.samples('zero', 1, [{'completion': 'kept'}])
-        offsets = json.loads(json.dumps(out.cut()))  # a checkpoint's cursor is JSON
+        known = {name: json.loads(json.dumps(out.cut(name))) for name in ('base', 'zero')}  # a cursor is JSON
         out.metrics('zero', 2, 0.2, {'loss': 1.5})
         out.samples('zero', 2, [{'completion': 'lost'}])
     before = (tmp_path / log.METRICS).read_bytes()
-    with log.Log(str(tmp_path), offsets) as out:
+    with log.Log(str(tmp_path), known) as out:
         assert [line['step'] for line in lines(tmp_path)] == [1, 1]
         assert [record['completion'] for record in lines(tmp_path, log.SAMPLES)] == ['kept']
         out.metrics('zero', 2, 0.2, {'loss': 1.5})
@@ -106,13 +106,37 @@ def test_without_a_checkpoint_leftovers_are_removed(tmp_path):
         assert not (tmp_path / log.TENSORBOARD).exists()
 
 
+def test_each_stage_is_cut_back_by_itself(tmp_path):
+    """Also where others went on behind it, and where a line was torn."""
+    with log.Log(str(tmp_path)) as out:
+        for stage in ('base', 'side', 'base', 'zero', 'side', 'base'):
+            out.metrics(stage, out.cut(stage)[log.METRICS] + 1, 0.1, {'loss': 2.0})
+            out.samples(stage, 1, [{'completion': stage}] * 2)
+    with open(tmp_path / log.SAMPLES, 'a') as file:
+        file.write('{"stage": "zero", "st')
+    known = {'base': {log.METRICS: 2, log.SAMPLES: 4}, 'zero': {log.METRICS: 1, log.SAMPLES: 2}}
+    with log.Log(str(tmp_path), known) as out:
+        assert [(line['stage'], line['step']) for line in lines(tmp_path)] == [('base', 1), ('base', 2), ('zero', 1)]
+        assert [line['completion'] for line in lines(tmp_path, log.SAMPLES)] == ['base'] * 4 + ['zero'] * 2
+        assert not (tmp_path / log.TENSORBOARD / 'side').exists()
+        out.metrics('base', 3, 0.1, {'loss': 1.0})
+        assert out.cut('base') == {log.METRICS: 3, log.SAMPLES: 4}
+        out.drop('base')
+        out.metrics('zero', 2, 0.1, {'loss': 1.0})
+    assert [(line['stage'], line['step']) for line in lines(tmp_path)] == [('zero', 1), ('zero', 2)]
+    assert events(tmp_path, 'zero') == [(1, 'loss', 2.0), (2, 'loss', 1.0)]
+
+
 def test_missing_lines_are_an_error(tmp_path):
     with log.Log(str(tmp_path)) as out:
         out.metrics('zero', 1, 0.1, {'loss': 2.0})
-        offsets = out.cut()
+        known = {'zero': out.cut('zero')}
     (tmp_path / log.METRICS).write_text('')
-    with pytest.raises(ValueError, match=r'metrics.jsonl has 0 bytes, at the checkpoint it had \d+'):
-        log.Log(str(tmp_path), offsets)
+    with pytest.raises(ValueError, match=r'metrics.jsonl has 0 lines of stage zero, at its checkpoint it had 1'):
+        log.Log(str(tmp_path), known)
+    (tmp_path / log.METRICS).write_text('{"loss": 1}\n')
+    with pytest.raises(ValueError, match=r'metrics.jsonl:1: not a line of a log'):
+        log.Log(str(tmp_path), known)
 
 
 def test_sigkill_leaves_every_logged_line(tmp_path):

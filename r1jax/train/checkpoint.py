@@ -2,8 +2,8 @@
 
 WORKDIR/checkpoints/STAGE/STEP holds the parameters, the optimizer, the reference parameters (if the loss needs any), a cursor (JSON:
 counters, data position, log lengths, evaluations done) and the rollout in flight, if one is. Of a stage with `lora`, parameters are
-adapters, and the cursor has the fingerprint of their base. A stage that is over has a `done.json` beside its steps. Orbax writes to
-a temporary name and renames, so what has a step's name is whole.
+adapters, and the cursor has the fingerprint of their base. Beside its steps a stage has a stage.json, which says what it is made of
+(`r1jax.train.inputs`), and a done.json once it is over. Orbax writes to a temporary name and renames, so what has a step's name is whole.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from r1jax.train.log import write_json
 from r1jax.types import TrainState
 
-DONE = 'done.json'
+BEGUN, DONE = 'stage.json', 'done.json'
+FOLDER = 'checkpoints'
 
 
 class Checkpoints:
@@ -79,22 +81,51 @@ class Checkpoints:
 
 
 def stage_directory(workdir: str, stage: str) -> str:
-    return os.path.join(os.path.abspath(workdir), 'checkpoints', stage)
+    return os.path.join(os.path.abspath(workdir), FOLDER, stage)
+
+
+def has_begun(workdir: str, stage: str) -> bool:
+    """Whether there is anything of a stage."""
+    folder = stage_directory(workdir, stage)
+    return os.path.isdir(folder) and not all(name.endswith('.tmp') for name in os.listdir(folder))
+
+
+def stages(workdir: str) -> list[str]:
+    """The stages of which there is anything."""
+    folder = os.path.join(workdir, FOLDER)
+    return (
+        sorted(name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name)))
+        if os.path.isdir(folder)
+        else []
+    )
+
+
+def write_begun(workdir: str, stage: str, record: dict) -> None:
+    """Says what a stage is made of, before it makes anything."""
+    _write(workdir, stage, BEGUN, record)
+
+
+def read_begun(workdir: str, stage: str) -> dict | None:
+    return _read(workdir, stage, BEGUN)
 
 
 def write_done(workdir: str, stage: str, record: dict) -> None:
     """Marks a stage as over, with what a resumed run needs to know of it."""
-    path = os.path.join(stage_directory(workdir, stage), DONE)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + '.tmp', 'w', encoding='utf-8') as file:
-        json.dump(record, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + '.tmp', path)
+    _write(workdir, stage, DONE, record)
 
 
 def read_done(workdir: str, stage: str) -> dict | None:
-    path = os.path.join(stage_directory(workdir, stage), DONE)
+    return _read(workdir, stage, DONE)
+
+
+def _write(workdir: str, stage: str, name: str, record: dict) -> None:
+    path = os.path.join(stage_directory(workdir, stage), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    write_json(path, record)
+
+
+def _read(workdir: str, stage: str, name: str) -> dict | None:
+    path = os.path.join(stage_directory(workdir, stage), name)
     if not os.path.exists(path):
         return None
     with open(path, encoding='utf-8') as file:

@@ -84,6 +84,12 @@ class Jobs:
         seed = derive(self.seed, stage.name)
         return Job(stage, seed, measures, source.digest, measured, notes=notes, **source.value)
 
+    def digests(self, stage: Stage) -> tuple[str | None, str | None]:
+        """`Job.data` and `Job.measured`, each as far as it is read."""
+        pieces = {name: self._read.get((stage.name, name)) for name, _, _ in self._pieces(stage)}
+        source, measures = pieces.pop(None), list(pieces.values())
+        return source and source.digest, None if None in measures else digest(piece.digest for piece in measures)
+
     def _pieces(self, stage: Stage) -> list[tuple[str | None, Any, Callable[[], Read]]]:
         """(name of the evaluation, or None; where its items come from; what reads it), evaluations first."""
         evals = [(e.name, e.problems, lambda e=e: self._measure(stage, e)) for e in stage.evals]

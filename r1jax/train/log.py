@@ -1,10 +1,11 @@
 """What a run leaves behind: metrics.jsonl, samples.jsonl, TensorBoard events, summary.json.
 
 A line of metrics.jsonl is `{"stage", "step", "seconds", metric path: number, …}`; a line of samples.jsonl one
-completion with its rewards. Both files only grow while a run is alive. A checkpoint keeps their lengths (`Log.cut`); on
-resume they are cut back to these lengths, so a killed run and an unbroken one leave the same lines. TensorBoard's files
-are a copy of metrics.jsonl: they are thrown away and written anew from it when a log is opened, which leaves no step
-twice and needs no cursor.
+completion with its rewards. Both files only grow while a run is alive. A checkpoint keeps how many lines of its stage they
+had (`Log.cut`); on resume every stage is cut back to the lines that its newest checkpoint knows of, so a killed run and an
+unbroken one leave the same lines, and those of a stage that is run again vanish (`r1jax.train.aside` keeps a copy).
+TensorBoard's files are a copy of metrics.jsonl: they are thrown away and written anew from it when a log is opened, which
+leaves no step twice and needs no cursor.
 
 Each call is one `write` to the kernel, so a SIGKILL loses nothing that was logged. It may tear the last line of a long
 write: what lies behind the last checkpoint is cut anyway, and `read` passes over a torn last line.
@@ -14,9 +15,11 @@ One process writes; with many, the others keep no Log.
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -34,30 +37,41 @@ class Log:
 
     Args:
       workdir: made if missing.
-      resume: what `cut` returned when the checkpoint was taken; both files are cut back to it. None starts from
-        nothing: leftovers of a run that was killed before its first checkpoint are removed.
+      known: stage -> what `cut` returned of it at its newest checkpoint. Lines of a stage beyond those are removed: leftovers of a run
+        that was killed. Of other stages no line stays.
 
     Raises:
-      ValueError: a file is shorter than at the checkpoint, so lines are missing.
+      ValueError: a file has fewer lines of a stage than at its checkpoint, or lines that no log wrote.
     """
 
-    def __init__(self, workdir: str, resume: Mapping[str, int] | None = None):
+    def __init__(self, workdir: str, known: Mapping[str, Mapping[str, int]] | None = None):
         os.makedirs(workdir, exist_ok=True)
-        self._directory = os.path.join(workdir, TENSORBOARD)
-        self._files = {}
+        self._workdir, self._directory = workdir, os.path.join(workdir, TENSORBOARD)
+        self._open(known or {})
+
+    def _open(self, known: Mapping[str, Mapping[str, int]]) -> None:
+        self._files, self._lines = {}, {}
         for name in (METRICS, SAMPLES):
-            length = 0 if resume is None else resume[name]
+            path, limit = os.path.join(self._workdir, name), {stage: cut[name] for stage, cut in known.items()}
+            lines = self._lines[name] = _cut(path, limit)
+            for stage, count in limit.items():
+                if lines[stage] < count:
+                    raise ValueError(
+                        f'{path} has {lines[stage]} lines of stage {stage}, at its checkpoint it had {count}: lines are missing'
+                    )
             # Unbuffered: a write goes to the kernel at once.
-            file = open(os.path.join(workdir, name), 'ab', buffering=0)  # noqa: SIM115, `close` closes it
-            if (size := file.tell()) < length:
-                raise ValueError(f'{file.name} has {size} bytes, at the checkpoint it had {length}: lines are missing')
-            file.truncate(length)
-            file.seek(length)
-            self._files[name] = file
+            self._files[name] = open(path, 'ab', buffering=0)  # noqa: SIM115, `close` closes it
         shutil.rmtree(self._directory, ignore_errors=True)
         self._boards: dict[str, SummaryWriter] = {}
-        for line in read(os.path.join(workdir, METRICS)):
+        for line in read(os.path.join(self._workdir, METRICS)):
             self._emit(line)
+
+    def drop(self, stage: str) -> None:
+        """Removes all lines of a stage."""
+        names = {name for lines in self._lines.values() for name in lines} - {stage}
+        known = {name: self.cut(name) for name in names}
+        self.close()
+        self._open(known)
 
     def metrics(self, stage: str, step: int, seconds: float, values: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl, and its numbers to TensorBoard as run `stage`, at `step`.
@@ -88,13 +102,17 @@ class Log:
         ordered = [sorted(record.items(), key=lambda item: item[0] != 'when') for record in records]
         self._append(SAMPLES, [plain(own | dict(items) | own) for items in ordered])
 
-    def cut(self) -> dict[str, int]:
-        """Brings both files to the disk and returns their lengths in bytes, to be kept in a checkpoint."""
+    def cut(self, stage: str) -> dict[str, int]:
+        """Brings both files to the disk and returns how many lines of a stage they have, to be kept in its checkpoint."""
+        self.sync()
+        return {name: lines[stage] for name, lines in self._lines.items()}
+
+    def sync(self) -> None:
+        """Brings both files to the disk."""
         for file in self._files.values():
             os.fsync(file.fileno())
         for board in self._boards.values():
             board.flush()
-        return {name: file.tell() for name, file in self._files.items()}
 
     def close(self) -> None:
         for file in self._files.values():
@@ -110,6 +128,7 @@ class Log:
 
     def _append(self, name: str, lines: list[dict]) -> None:
         append(self._files[name], lines)
+        self._lines[name].update(line['stage'] for line in lines)
 
     def _emit(self, line: Mapping[str, Any]) -> None:
         stage = line['stage']
@@ -123,9 +142,13 @@ class Log:
 
 def write_summary(workdir: str, summary: Mapping[str, Any]) -> None:
     """Replaces summary.json in one move: a reader sees the old one or the new one, never a part."""
-    path = os.path.join(workdir, SUMMARY)
+    write_json(os.path.join(workdir, SUMMARY), plain(summary))
+
+
+def write_json(path: str, value: Any) -> None:
+    """Replaces a file of one JSON value in one move."""
     with open(path + '.tmp', 'w', encoding='utf-8') as file:
-        file.write(_dump(plain(summary), indent=2) + '\n')
+        file.write(_dump(value, indent=2) + '\n')
         file.flush()
         os.fsync(file.fileno())
     os.replace(path + '.tmp', path)
@@ -137,6 +160,54 @@ def append(file: BinaryIO, lines: Sequence[Mapping[str, Any]]) -> None:
     data = memoryview(''.join(_dump(line) + '\n' for line in lines).encode('utf-8', 'backslashreplace'))
     while data:  # one turn, unless the disk takes less than it was given
         data = data[file.write(data) :]
+
+
+_STAGE = re.compile(rb'\{"stage": "([^"]*)"')  # how each line begins: a stage's name has nothing to escape
+
+
+def lines_of(path: str) -> Iterator[tuple[str, bytes]]:
+    """The whole lines of a log, each with its stage; a torn last line is passed over. A missing file is an empty one.
+
+    Raises:
+      ValueError: a line that no log wrote.
+    """
+    if not os.path.exists(path):
+        return
+    with open(path, 'rb') as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b'\n'):
+                return
+            if not (found := _STAGE.match(line)):
+                raise ValueError(f'{path}:{number}: not a line of a log, which begins with its stage: {line[:60]!r}')
+            yield found[1].decode(), line
+
+
+def _cut(path: str, limit: Mapping[str, int]) -> collections.Counter[str]:
+    """Keeps only the first `limit[stage]` lines of each stage; returns how many there are. The file changes in one move."""
+
+    def marked() -> Iterator[tuple[str, bytes, bool]]:
+        seen: collections.Counter[str] = collections.Counter()
+        for stage, line in lines_of(path):
+            seen[stage] += 1
+            yield stage, line, seen[stage] <= limit.get(stage, 0)
+
+    kept: collections.Counter[str] = collections.Counter()
+    end, size, gaps = 0, 0, False  # bytes up to the last line to keep; read so far; whether others stand before it
+    for stage, line, keep in marked():
+        size += len(line)
+        if keep:
+            kept[stage] += 1
+            gaps |= end + len(line) != size
+            end = size
+    if gaps:
+        with open(path + '.part', 'wb') as file:
+            file.writelines(line for _, line, keep in marked() if keep)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path + '.part', path)
+    elif os.path.exists(path):
+        os.truncate(path, end)
+    return kept
 
 
 def read(path: str) -> Iterator[dict]:

@@ -176,6 +176,11 @@ class Training:
         if self.needs_reference and every and self.source.at_boundary and step - self.refreshed >= every:
             self.reference, self.refreshed = jax.tree.map(jnp.copy, self.state.params), step - step % every
 
+    def outputs(self) -> dict:
+        """What the stage ended with: its last step, and a fingerprint of the weights (with lora, of the adapters and of their base)."""
+        fingerprints = [int(compiled.fingerprint(self.state.params)), *([self.fingerprint] if self.stage.lora else [])]
+        return {'step': int(self.state.step), 'weights': ' '.join(f'{each:08x}' for each in fingerprints)}
+
     # --- measuring
 
     def evaluate(self, step: int, when: str) -> None:
@@ -205,7 +210,7 @@ class Training:
             'skips': self.skips,
             'seconds': self._seconds(),
             'results': self.results,
-            'cut': self.log.cut(),
+            'cut': self.log.cut(self.stage.name),
             'base': self.fingerprint,
         }
         self.saved.save(step, self.state, self.reference, cursor, self.source.flight())

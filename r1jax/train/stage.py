@@ -1,12 +1,13 @@
 """From a recipe to a workdir: which stages are to be run, in which order, and what is left of each. The one entrance is `run`.
 
-A stage is begun when those before it are over. What runs it goes by its source: `RUNNERS`.
+A stage whose inputs are as they were is not run again (`r1jax.train.inputs`); what another had is set aside first. A stage is begun when
+those before it are over. What runs it goes by its source: `RUNNERS`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
@@ -14,20 +15,21 @@ from r1jax import report, sharding
 from r1jax.checks import validate
 from r1jax.config import Collect, OnPolicy, Recipe, Stored
 from r1jax.rewards.pool import Pool
-from r1jax.settings import as_bad_input, chosen
-from r1jax.train import checkpoint, restore
+from r1jax.settings import BadInput, as_bad_input, chosen
+from r1jax.train import aside, checkpoint, restore
 from r1jax.train.collect import Collecting
+from r1jax.train.inputs import Book, needs
 from r1jax.train.interrupt import Signals, Stopped
 from r1jax.train.live import Live
 from r1jax.train.log import Log, write_summary
 from r1jax.train.loop import Context, Training
 from r1jax.train.prepare import prepare
-from r1jax.workdir import open_workdir
+from r1jax.workdir import open_workdir, write_config
 
 __all__ = ['RUNNERS', 'Stopped', 'run']
 
 # A kind of source -> what runs a stage of it: made of (Context, Job); its `run()` goes on from what the workdir holds of the stage, and
-# returns the stage's entry in summary.json
+# returns the stage's entry in summary.json; then `outputs()` says what it ended with, besides the files WORKDIR/data/STAGE.*
 RUNNERS: dict[type, Callable] = {Stored: Training, OnPolicy: Training, Collect: Collecting}
 
 
@@ -39,7 +41,7 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
       first: run from this one on.
 
     Raises:
-      BadInput: before anything is compiled.
+      BadInput: before anything is compiled; of data that a stage has written, when the turn of the stage that reads them comes.
       Stopped: after a signal, state saved.
       RuntimeError: too many skipped steps in a row, state saved.
     """
@@ -47,21 +49,27 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
     wanted = [s.name for s in chosen(recipe, stage, first)]
     with as_bad_input():
         validate(recipe, jax.device_count())
-        open_workdir(workdir, recipe)
-    if all(checkpoint.read_done(workdir, name) for name in wanted):
-        print(f'{", ".join(wanted)}: finished in {workdir}; see {os.path.join(workdir, report.PAGE)}')
-        return _summary(recipe, workdir)
+        status = open_workdir(workdir, recipe)
+        aside.recover(workdir)
     mesh = sharding.make_mesh(recipe.mesh)
     with jax.set_mesh(mesh), Pool(recipe.grading.workers, recipe.grading.memory_mb << 20) as pool, Signals() as signals:
         with as_bad_input():
             warmed = pool.warm(_graders(recipe, wanted))  # they start while data are read
             ready = prepare(recipe, workdir, wanted, jax.device_count(), pool)
-            restore.write(workdir, ready.models, ready.tokenizer)
+            book = Book(workdir, ready)
+            _refuse_unmet(book, wanted)
+            if status == 'changed':
+                write_config(workdir, recipe)
+            restore.write(workdir, ready.tokenizer)
             for each in warmed:
                 each.result()
-        resume = _resume_point(recipe, workdir)
-        steps = {s.name: s.steps for s in recipe.stages if s.name in wanted}
-        with Log(workdir, resume) as log, Live(recipe.name, steps) as view:
+        for note in _set_aside_early(book, wanted):
+            print(note)
+        if _nothing_to_do(book, wanted):
+            print(f'{", ".join(wanted)}: finished in {workdir}; see {os.path.join(workdir, report.PAGE)}')
+            book.write()
+            return _summary(recipe, workdir)
+        with Log(workdir, _known(workdir)) as log, Live(recipe.name, dict.fromkeys(wanted, 0)) as view:
 
             def summarise(running):
                 _summary(recipe, workdir, running)
@@ -69,21 +77,74 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
             context = Context(workdir, ready, mesh, log, view, signals, pool, summarise)
             try:
                 for name in wanted:
-                    if checkpoint.read_done(workdir, name):
-                        view.note(f'{name} is finished')
-                        continue
                     with as_bad_input():
                         job = ready.job(name)
-                    entry = RUNNERS[type(job.stage.source)](context, job).run()
-                    checkpoint.write_done(workdir, name, {'cut': log.cut(), 'entry': entry})
+                    for note in _set_aside(book, {name: book.changes(name, job)}, log):
+                        view.note(note)
+                    if book.finished(name):
+                        view.note(f'{name} is finished')
+                        continue
+                    book.begin(job)
+                    book.write()
+                    runner = RUNNERS[type(job.stage.source)](context, job)
+                    entry = runner.run()
+                    book.finish(name, log.cut(name), entry, runner.outputs())
+                    book.write()
                     _summary(recipe, workdir)
             finally:
-                log.cut()
+                log.sync()
                 try:
                     view.note(f'report: {report.write(workdir)}')
                 except ValueError as error:  # must not hide what ended the run
                     view.note(f'no report: {error}')
     return _summary(recipe, workdir)
+
+
+def _refuse_unmet(book: Book, wanted: Sequence[str]) -> None:
+    """Raises BadInput where a stage needs another that is neither finished nor going to be run, or not as the recipe has it now."""
+    for name in wanted:
+        for up in needs(book.recipe, book.ready.stage(name)):
+            if up in wanted:
+                continue
+            how = 'starts from' if book.ready.stage(name).start == up else 'reads what was made by'
+            if not book.finished(up):
+                raise BadInput(f'stage {name} {how} {up}, which is not finished in {book.workdir}: run it first')
+            if lines := book.changes(up)[0]:
+                raise BadInput(
+                    f'stage {name} {how} {up}, which is to be run again first, since the recipe or its data have changed: {lines[0]}'
+                )
+
+
+def _set_aside_early(book: Book, wanted: Sequence[str]) -> list[str]:
+    """Sets aside what can be known to be stale before any stage is run; a note each."""
+    gone = [name for name in checkpoint.stages(book.workdir) if name not in book.ready.models]
+    changes = {name: ([f'{name}: the recipe has no such stage any more'], False) for name in gone}
+    return _set_aside(book, changes | {name: book.changes(name) for name in wanted})
+
+
+def _set_aside(book: Book, changes: Mapping[str, tuple[list[str], bool]], log: Log | None = None) -> list[str]:
+    """Sets aside the stages that have changed, with those that were made of them; a note each. `log`: where it is open."""
+    why = {name: '; '.join(lines) for name, (lines, _) in changes.items() if lines}
+    others = [name for name in why if not changes[name][1]]  # those that would end with other weights
+    why |= {name: f'{name}: what it was made of is' for name in book.downstream(others) if name not in why}
+    notes = []
+    for name, reason in why.items():
+        folder = aside.set_aside(book.workdir, name)
+        if log:
+            log.drop(name)
+        notes.append(f'{reason}: set aside to {folder}')
+    if notes:
+        _summary(book.recipe, book.workdir)
+        book.write()
+    return notes
+
+
+def _nothing_to_do(book: Book, wanted: Sequence[str]) -> bool:
+    """Whether all are finished, and of what they would be made of now. Only then are data read that stages have written."""
+    if not all(map(book.finished, wanted)):
+        return False
+    with as_bad_input():
+        return not any(book.changes(name, book.ready.job(name))[0] for name in wanted)
 
 
 def _graders(recipe: Recipe, wanted: Sequence[str]) -> list:
@@ -108,14 +169,14 @@ def _summary(recipe: Recipe, workdir: str, running: dict | None = None) -> dict:
     return summary
 
 
-def _resume_point(recipe: Recipe, workdir: str) -> dict | None:
-    """Log lengths at the newest checkpoint, or at the end of the newest finished stage: the longest of them all."""
-    cuts = []
-    for s in recipe.stages:
-        if done := checkpoint.read_done(workdir, s.name):
-            cuts.append(done['cut'])
-        elif os.path.isdir(checkpoint.stage_directory(workdir, s.name)):
-            with checkpoint.Checkpoints(workdir, s.name) as saved:
-                if (latest := saved.latest()) is not None:
-                    cuts.append(saved.cursor(latest)['cut'])
-    return max(cuts, key=lambda c: tuple(c.values())) if cuts else None
+def _known(workdir: str) -> dict[str, dict[str, int]]:
+    """Of each stage the lines of the logs that its end or its newest checkpoint knows of."""
+    cuts = {}
+    for name in checkpoint.stages(workdir):
+        if done := checkpoint.read_done(workdir, name):
+            cuts[name] = done['cut']
+            continue
+        with checkpoint.Checkpoints(workdir, name) as saved:
+            if (latest := saved.latest()) is not None:
+                cuts[name] = saved.cursor(latest)['cut']
+    return cuts

@@ -89,7 +89,10 @@ class Lineage:
         """
         model, lora = self.links[stage].model, self.links[stage].lora
         with checkpoint.Checkpoints(self.workdir, stage) as saved:
-            step = saved.latest()
+            if (step := saved.latest()) is None:
+                raise BadInput(
+                    f'stage {stage} has no checkpoint left in {self.workdir}: remove {saved.directory} and run it again'
+                )
             params = saved.params(step, compiled.described_params(model, self.mesh, lora))
             fingerprint = saved.cursor(step).get('base')
         if lora is None:
