@@ -116,10 +116,6 @@ class Collecting:
         """What the stage ended with besides its files."""
         return {}
 
-    def outputs(self) -> dict:
-        """What the stage ended with besides its files: nothing."""
-        return {}
-
     def _path(self, kind: str) -> str:
         return path(self.context.workdir, self.stage.name, kind)
 

@@ -107,8 +107,8 @@ class Book:
         return key(done['outputs']) if done else None
 
     def changes(self, name: str, job: Job | None = None) -> tuple[list[str], bool]:
-        """In which inputs a stage that was begun differs from what it would be now, a line each (none if in nothing that is known), and
-        whether these are about its evaluations alone, so that it would end with the same weights.
+        """Why a stage that was begun has to be run again, a line each (none if nothing is known to have changed), and whether it would
+        end as it did: if only its evaluations changed, or a file that it wrote is gone. Then nothing can be said yet of those after it.
         """
         record = self.recorded(name)
         if record is None:
@@ -123,12 +123,12 @@ class Book:
         for up, end in new['ends'].items():
             if end is not None and end != old['ends'].get(up):
                 lines.append(f'{name}: {up} ended with something else')
+        others = difference(old['evals'], new['evals'], f'{name}.evals')
+        if new['measured'] not in (None, old['measured']) and not others:
+            others = [f'{name}: the questions of its evaluations are others']
         if (done := checkpoint.read_done(self.workdir, name)) and (gone := self._gone(name, done)):
-            lines.append(f'{name}: {gone} is gone')
-        evals = difference(old['evals'], new['evals'], f'{name}.evals')
-        if new['measured'] not in (None, old['measured']) and not evals:
-            evals = [f'{name}: the questions of its evaluations are others']
-        return [*lines, *evals], not lines
+            others.append(f'{name}: {gone} is gone')
+        return [*lines, *others], not lines
 
     def _gone(self, name: str, done: Mapping[str, Any]) -> str | None:
         """What a stage has written for others and is not there any more."""

@@ -126,13 +126,15 @@ def _set_aside(book: Book, changes: Mapping[str, tuple[list[str], bool]], log: L
     """Sets aside the stages that have changed, with those that were made of them; a note each. `log`: where it is open."""
     why = {name: '; '.join(lines) for name, (lines, _) in changes.items() if lines}
     others = [name for name in why if not changes[name][1]]  # those that would end with other weights
-    why |= {name: f'{name}: what it was made of is' for name in book.downstream(others) if name not in why}
+    for name in book.downstream(others):
+        made_of = [up for up in needs(book.recipe, book.ready.stage(name)) if up in why]
+        why.setdefault(name, f'{name} was made of {" and ".join(made_of)}')
     notes = []
     for name, reason in why.items():
         folder = aside.set_aside(book.workdir, name)
         if log:
             log.drop(name)
-        notes.append(f'{reason}: set aside to {folder}')
+        notes.append(f'{reason}: what it had is set aside in {folder}')
     if notes:
         _summary(book.recipe, book.workdir)
         book.write()
