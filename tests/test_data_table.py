@@ -327,6 +327,25 @@ def test_examples_of_pairs_and_of_messages(tmp_path):
         TableExamples(path, messages='messages').load()
 
 
+def test_examples_as_they_are_asked_and_of_a_length(tmp_path):
+    turns = [{'role': 'user', 'content': 'hi {x}'}, {'role': 'assistant', 'content': 'ho'}]
+    path = lines(
+        tmp_path / 'a.jsonl', [{'prompt': 'a', 'response': 'b', 'messages': turns, 'n': n} for n in (9, 10, 11)]
+    )
+    asked = {'asked': 'User: {prompt}\nAssistant: ', 'at_most': (('n', 10),)}
+    assert (
+        list(TableExamples(path, messages='messages', **asked).load())
+        == [Example('User: hi {x}\nAssistant: ', 'ho')] * 2
+    )
+    assert list(TableExamples(path, **asked).load())[1] == Example('User: a\nAssistant: ', 'b')
+    with pytest.raises(ValueError, match='has no row that'):
+        TableExamples(path, at_most=(('n', 8),)).load()
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: field 'prompt' is no number: 'a'"):
+        TableExamples(path, at_most=(('prompt', 8),)).load()
+    with pytest.raises(ValueError, match=r"asked='User:' has no '\{prompt\}'"):
+        TableExamples(path, asked='User:').load()
+
+
 # --- folders
 
 

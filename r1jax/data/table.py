@@ -123,14 +123,20 @@ class TableExamples(Source):
     config: str = ''
     where: tuple[tuple[str, Any], ...] = ()
     limit: int = 0
+    asked: str = '{prompt}'  # what the model is shown: a text in which the prompt stands at this mark
+    at_most: tuple[tuple[str, float], ...] = ()  # (field, number): only rows whose field is at most that, as a length
 
     def load(self) -> Sequence[Example]:
         """The examples, read when asked for; raises as `Table.load`."""
         return kept(self, self._values, lambda value: Example(*value))
 
     def _values(self, files: Sequence[Path], notes: dict[str, Any]) -> Iterator[list]:
+        if '{prompt}' not in self.asked:
+            raise ValueError(f"asked={self.asked!r} has no '{{prompt}}' where a row's prompt could stand")
         names = [self.messages] if self.messages else [n for n in (self.prompt, self.response) if n]
-        for _, place, row in selected(files, self.where, names, notes):
+        for _, place, row in selected(files, self.where, [*names, *(name for name, _ in self.at_most)], notes):
+            if any(_number(row, name, place) > most for name, most in self.at_most):
+                continue
             if self.messages:
                 turns = [(turn['role'], turn['content']) for turn in messages_at(row, self.messages, place)]
                 if [role for role, _ in turns] != ['user', 'assistant']:
@@ -138,9 +144,9 @@ class TableExamples(Source):
                     raise ValueError(
                         f"{place}: field {self.messages!r} {said}, and an example is ['user', 'assistant']"
                     )
-                yield [text for _, text in turns]
+                yield [self.asked.replace('{prompt}', turns[0][1]), turns[1][1]]
             else:
-                prompt = text_at(row, self.prompt, place) if self.prompt else ''
+                prompt = self.asked.replace('{prompt}', text_at(row, self.prompt, place)) if self.prompt else ''
                 yield [prompt, text_at(row, self.response, place)]
 
 
@@ -175,6 +181,13 @@ def selected(
                 yield number, place, row
             number += 1
             notes['rows'] = number
+
+
+def _number(row: Any, name: str, place: str) -> float:
+    value = value_at(row, name, place)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f'{place}: field {name!r} is no number: {value!r:.80}')
+    return value
 
 
 def _is(found: Any, wanted: Any) -> bool:
