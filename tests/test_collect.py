@@ -33,7 +33,7 @@ from r1jax.data.template import r1_zero
 from r1jax.data.tiny import TinyCorpus, TinySums, TinyTokenizer
 from r1jax.rewards import form
 from r1jax.settings import BadInput
-from r1jax.train import collect, stage
+from r1jax.train import collect, collected, stage
 from r1jax.train.log import read
 from r1jax.types import Problem
 
@@ -117,8 +117,8 @@ def test_what_is_kept_is_what_was_asked_for(whole):
         source = sampled[line['question'], line['sample']]
         assert line['response'] == source['completion'] and line['tokens'] == source['tokens'] and source['finished']
         problem = Problem(line['question'], line['problem'], line['answer'])
-        assert lucky(problem, collect._sample(source).response) == 1 and digits(
-            problem, collect._sample(source).response
+        assert lucky(problem, collected.sample(source).response) == 1 and digits(
+            problem, collected.sample(source).response
         )
         group = [sampled[line['question'], s]['verdict'] == 'correct' for s in range(4)]
         assert line['pass_rate'] == sum(group) / 4 <= 0.99

@@ -16,30 +16,24 @@ misses) are counted as not graded.
 
 from __future__ import annotations
 
-import array
 import dataclasses
 import hashlib
 import itertools
-import json
 import math
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-import numpy as np
-
-from r1jax.config import Collect, Threshold
+from r1jax.config import Collect
 from r1jax.curate import card
-from r1jax.curate.choose import BLOCK, Choice, Chosen, Sample, Verdict, text_of
-from r1jax.data.kept import collected
+from r1jax.curate.choose import BLOCK, Choice, Chosen, Verdict
 from r1jax.evals.run import records
 from r1jax.record import to_json
 from r1jax.rewards.combine import Scores, Scoring, begin
 from r1jax.sample import Sampler, responses
-from r1jax.settings import BadInput
-from r1jax.train import log
+from r1jax.train import collected, log
 from r1jax.train.interrupt import Stopped
 from r1jax.train.jobs import Job
 from r1jax.train.loop import Context
@@ -48,11 +42,6 @@ from r1jax.types import Problem, Response
 
 AGAIN = 3  # times that an example may fail to be graded when it is verified: deadlines are wall-clock
 SLACK = 1e-3  # of a learned reward's threshold when it is verified: its last bits depend on what it is scored beside
-
-
-def path(workdir: str, stage: str, kind: str = 'jsonl') -> str:
-    """A file of a collecting stage: 'all.jsonl' every sample, 'jsonl' what was kept, 'card.json' and 'card.md' the data card."""
-    return os.fspath(collected(workdir, stage).with_suffix(f'.{kind}'))
 
 
 @dataclasses.dataclass
@@ -90,12 +79,12 @@ class Collecting:
         self._sample()
         tally, part = card.Tally(self.cfg), self._path('jsonl.part')
         with open(part, 'w+b', buffering=0) as file:
-            self._choose(_Lines(file), tally)
+            self._choose(collected.Lines(file), tally)
             os.fsync(file.fileno())
         self._verify(part)
         made = self._card(tally, part)
-        _write(self._path('card.json'), card.to_json(made))
-        _write(self._path('card.md'), card.to_markdown(made))
+        collected.write(self._path('card.json'), card.to_json(made))
+        collected.write(self._path('card.md'), card.to_markdown(made))
         prompts, samples = made['prompts'], made['samples']
         if not samples['kept']:
             raise RuntimeError(
@@ -113,11 +102,11 @@ class Collecting:
         }
 
     def outputs(self) -> dict:
-        """What the stage ended with besides its files."""
+        """What the stage ended with besides its collected."""
         return {}
 
     def _path(self, kind: str) -> str:
-        return path(self.context.workdir, self.stage.name, kind)
+        return collected.path(self.context.workdir, self.stage.name, kind)
 
     def _stop(self) -> None:
         """Ends the run if a signal asks for it."""
@@ -166,7 +155,9 @@ class Collecting:
         scores, lines = draw.scoring.result(), []
         for i, record in enumerate(records(draw.problems, draw.answers, scores, scores.reward)):
             lines.append(
-                log.plain(record | {'sample': i % self.cfg.samples, 'verdict': verdict(self.cfg.correct, scores, i)})
+                log.plain(
+                    record | {'sample': i % self.cfg.samples, 'verdict': collected.verdict(self.cfg.correct, scores, i)}
+                )
             )
         log.append(file, lines)
         os.fsync(file.fileno())
@@ -175,51 +166,30 @@ class Collecting:
     def _log(self, start: int, lines: Sequence[dict]) -> None:
         """A call's lines of metrics.jsonl and samples.jsonl, made of what stands in the file: the same when it is read again."""
         step, seconds = start // self.cfg.questions + 1, time.monotonic() - self.began
-        metrics = measured(lines)
+        metrics = collected.measured(lines)
         self.context.log.metrics(self.stage.name, step, seconds, metrics)
         shown = lines[: self.stage.log_samples * self.cfg.samples]
         self.context.log.samples(self.stage.name, step, [{'when': 'rollout', **line} for line in shown])
         self.context.view.step(self.stage.name, step, metrics)
 
     def _resume(self, file: BinaryIO) -> int:
-        """Cuts STAGE.all.jsonl behind its last whole call, whose metrics are logged anew; returns the prompts that are done.
-
-        Raises:
-          BadInput: it holds samples of other problems.
-        """
-        problems, n, done, end = self.job.problems, self.cfg.samples, 0, 0
-        file.seek(0)
-        with os.fdopen(os.dup(file.fileno()), 'rb') as reading:
-            while done < len(problems):
-                size = min(self.cfg.questions, len(problems) - done)
-                data = list(itertools.islice(reading, size * n))
-                lines = _parsed(data)
-                if len(lines) < size * n:
-                    break
-                for i, line in enumerate(lines):
-                    problem = problems[done + i // n]
-                    if (line.get('question'), line.get('sample')) != (problem.id, i % n) or line.get(
-                        'prompt'
-                    ) != problem.prompt:
-                        raise BadInput(
-                            f'{file.name} holds samples of other problems than the stage {self.stage.name} has now: remove it'
-                        )
-                self._log(done, lines)
-                done, end = done + size, end + sum(map(len, data))
-        file.truncate(end)
-        file.seek(end)
+        """Cuts STAGE.all.jsonl behind its last whole call, whose metrics are logged anew; returns the prompts that are done."""
+        done = 0
+        for lines in collected.whole_calls(file, self.job.problems, self.cfg.questions, self.cfg.samples):
+            self._log(done, lines)
+            done += len(lines) // self.cfg.samples
         return done
 
     # --- choose
 
-    def _choose(self, out: _Lines, tally: card.Tally) -> None:
+    def _choose(self, out: collected.Lines, tally: card.Tally) -> None:
         """Reads every sample and writes those that are kept."""
         problems, cfg = self.job.problems, self.cfg
         choice = Choice(cfg, derive(self.job.seed, 'keep'), self._verdicts, self._tokens, out.text, tally)
         lines = log.read(self._path('all.jsonl'))
         for start in range(0, len(problems), BLOCK):
             block = [problems[i] for i in range(start, min(start + BLOCK, len(problems)))]
-            groups = [[_sample(line) for line in itertools.islice(lines, cfg.samples)] for _ in block]
+            groups = [[collected.sample(line) for line in itertools.islice(lines, cfg.samples)] for _ in block]
             chosen = choice.block(block, groups)
             out.write([self._line(block[each.index], each) for each in chosen], [each.index for each in chosen])
             self._stop()
@@ -249,7 +219,7 @@ class Collecting:
 
     def _verdicts(self, problems: Sequence[Problem], answers: Sequence[Response]) -> list[Verdict]:
         scores = self._grade(problems, answers)
-        return [verdict(self.cfg.correct, scores, i) for i in range(len(answers))]
+        return [collected.verdict(self.cfg.correct, scores, i) for i in range(len(answers))]
 
     # --- verify
 
@@ -264,9 +234,9 @@ class Collecting:
         while block := list(itertools.islice(pairs, BLOCK)):
             for turn in range(AGAIN):
                 scores = self._grade(*zip(*block, strict=True))
-                verdicts = [verdict(self.cfg.correct, scores, i, slack) for i in range(len(block))]
+                verdicts = [collected.verdict(self.cfg.correct, scores, i, slack) for i in range(len(block))]
                 if 'wrong' in verdicts or (turn == AGAIN - 1 and 'ungraded' in verdicts):
-                    bad = next(i for i, each in enumerate(verdicts) if each != 'correct')
+                    bad = verdicts.index('wrong' if 'wrong' in verdicts else 'ungraded')
                     parts = {name: float(values[bad]) for name, values in scores.parts.items()}
                     raise RuntimeError(
                         f'stage {self.stage.name}: an example of question {block[bad][0].id} that was kept as correct is '
@@ -290,6 +260,10 @@ class Collecting:
 
     def _card(self, tally: card.Tally, part: str) -> dict[str, Any]:
         counts, found = tally.counts(), self.job.found
+        settings = to_json(
+            self.context.ready.stage(self.stage.name).source
+        )  # as it was written: models are not put in yet
+        del settings['questions']  # it changes nothing
         digest, size = hashlib.sha256(), 0
         with open(part, 'rb') as file:
             while data := file.read(1 << 20):
@@ -314,86 +288,5 @@ class Collecting:
                 'examples': counts['samples']['kept'],
                 'bytes': size,
             },
-            'settings': {
-                name: value for name, value in to_json(self.cfg).items() if name != 'questions'
-            },  # it changes nothing
+            'settings': settings,
         }
-
-
-class _Lines:
-    """The file of examples while it is written: numbered in the order in which they were chosen, to be read again."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.size = file, 0
-        self.starts = array.array('Q')  # of the line of each number, bytes
-        self.sizes = array.array('Q')
-
-    def write(self, lines: Sequence[dict], order: Sequence[int]) -> None:
-        """Appends lines, which have the next numbers, sorted by `order`."""
-        first = len(self.starts)
-        self.starts.extend([0] * len(lines))
-        self.sizes.extend([0] * len(lines))
-        for i in sorted(range(len(lines)), key=lambda i: (order[i], i)):
-            log.append(self.file, [lines[i]])
-            end = self.file.tell()
-            self.starts[first + i], self.sizes[first + i], self.size = self.size, end - self.size, end
-
-    def text(self, number: int) -> str:
-        line = json.loads(os.pread(self.file.fileno(), self.sizes[number], self.starts[number]))
-        return text_of(line['problem'], line['response'])
-
-
-def verdict(correct: Sequence[Threshold], scores: Scores, i: int, slack: dict[str, float] | None = None) -> Verdict:
-    """What the thresholds say of response `i`. `slack`: name of a part -> how far below, relatively, still counts."""
-    if not scores.valid[i]:
-        return 'ungraded'
-    for each in correct:
-        value, bound = scores.parts[each.part][i], np.float32(each.value)
-        if slack and each.part in slack:
-            bound -= np.float32(slack[each.part] * max(1.0, abs(each.value)))
-        if value < bound:  # NaN where the part does not apply
-            return 'wrong'
-    return 'correct'
-
-
-def measured(lines: Sequence[dict]) -> dict[str, float]:
-    """Metrics of a call's lines of STAGE.all.jsonl."""
-    graded = [line for line in lines if line['verdict'] != 'ungraded']
-    out = {
-        'rollout/samples': len(lines),
-        'rollout/tokens': float(np.mean([line['tokens'] for line in lines])),
-        'rollout/longest': max(line['tokens'] for line in lines),
-        'rollout/truncated': float(np.mean([not line['finished'] for line in lines])),
-        'rollout/grader_errors': len(lines) - len(graded),
-        'collect/correct': sum(line['verdict'] == 'correct' for line in graded) / max(len(graded), 1),
-    }
-    if graded:
-        out['reward/mean'] = float(np.mean([line['reward'] for line in graded]))
-        for name in graded[0]['parts']:
-            values = [line['parts'][name] for line in graded if line['parts'][name] is not None]
-            if values:
-                out[f'reward/{name}'] = float(np.mean(values))
-    return out
-
-
-def _sample(line: dict) -> Sample:
-    return Sample(line['sample'], Response(line['completion'], line['tokens'], line['finished']), line['verdict'])
-
-
-def _parsed(data: Iterable[bytes]) -> list[dict]:
-    """The objects of lines up to the first that is torn."""
-    lines = []
-    for each in data:
-        if not each.endswith(b'\n'):
-            break
-        lines.append(json.loads(each))
-    return lines
-
-
-def _write(name: str, text: str) -> None:
-    """Replaces a file in one move."""
-    with open(name + '.part', 'w', encoding='utf-8') as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name + '.part', name)
