@@ -16,7 +16,22 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from r1jax import config
-from r1jax.config import GRPO, NLL, Collect, Eval, ModelConfig, OnPolicy, Part, Recipe, SampleConfig, Stage, Stored
+from r1jax.config import (
+    GRPO,
+    NLL,
+    REWARD_MODELS,
+    Agreement,
+    Collect,
+    Distil,
+    Eval,
+    ModelConfig,
+    OnPolicy,
+    Part,
+    Recipe,
+    SampleConfig,
+    Stage,
+    Stored,
+)
 from r1jax.presets import PRESETS
 from r1jax.settings import BadInput, join, label, nearest
 
@@ -71,10 +86,13 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     config.Decontaminate: {'words': _ONE_UP},
     Collect: {**dict.fromkeys(('samples', 'questions'), _ONE_UP), 'keep': _ZERO_UP},
     NLL: {},
+    **{loss: {} for loss in REWARD_MODELS},
+    Distil: {'temperature': _POSITIVE},
     GRPO: dict.fromkeys(
         ('clip_low', 'clip_high', 'beta', 'std_ddof', 'std_eps', 'importance_cap', 'sampler_gap'), _ZERO_UP
     ),
     config.Phase: {'step': _ZERO_UP, 'max_tokens': _ONE_UP, 'temperature': _POSITIVE, 'learning_rate': _ZERO_UP},
+    Agreement: {'bins': _ONE_UP, 'every': _ZERO_UP},
     Eval: {'samples': _ONE_UP, 'every': _ZERO_UP},
     Stage: {
         **dict.fromkeys(('checkpoint_every', 'keep_checkpoints', 'max_skips'), _ONE_UP),
@@ -82,7 +100,10 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     },
     Recipe: {},
 }
-_FITTING = {Stored: (NLL,), OnPolicy: (GRPO,)}  # the losses that each kind of source can feed
+_FITTING = {
+    Stored: (NLL, *REWARD_MODELS, Distil),
+    OnPolicy: (GRPO, Distil),
+}  # the losses that each kind of source can feed
 
 
 def validate(recipe: Recipe, devices: int) -> None:
@@ -166,6 +187,7 @@ def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
         fix = f'{stage.start!r}, which trains nothing: it has no weights of its own'
         yield not isinstance(trains, Collect), f'{stage.name} cannot start from {fix}'
         yield from _under(stage.name, _reads(stage, names[:i], names))
+        yield from _under(stage.name, _models(stage, recipe))
         yield from _under(stage.name, _stage(stage, recipe))
 
 
@@ -174,6 +196,36 @@ def _reads(stage: Stage, before: Sequence[str], names: Sequence[str]) -> Iterato
     for name in config.stages_read(stage):
         hint = ', which does not come before it' if name in names else f', which is no stage{nearest(name, before)}'
         yield name in before, f'source, rewards or loss read what {name!r} ends with{hint}'
+
+
+def _models(stage: Stage, recipe: Recipe) -> Iterator[Row]:
+    """Reward models and policies are told apart: where a stage starts, how it is measured, whose scores it takes, who teaches it."""
+    named = {each.name: each for each in recipe.stages}
+    judges, loss = isinstance(stage.loss, REWARD_MODELS), stage.loss
+    begins = stage.start in named and isinstance(named[stage.start].loss, REWARD_MODELS)
+    yield judges or not begins, f'start={stage.start!r} is a reward model, which says no words'
+    yield (
+        not (judges and stage.lora),
+        f'lora: with loss={type(loss).__name__} all weights are trained, for the new head',
+    )
+    wanted = Agreement if judges else Eval
+    other = next((each for each in stage.evals if not isinstance(each, wanted)), None)
+    yield other is None, f'evals.{getattr(other, "name", "")} must be {wanted.__name__} with loss={type(loss).__name__}'
+    mixes = [stage.source, *stage.phases, *stage.evals]
+    for part in (part for mix in mixes for part in getattr(mix, 'rewards', None) or ()):
+        for name in getattr(part.fn, 'stages', ()):
+            theirs, needs = named[name].loss, part.fn.loss
+            said = f'reward {part.name} takes the scores of {name}, whose loss={type(theirs).__name__}'
+            yield isinstance(theirs, needs), f'{said} must be {needs.__name__}'
+    if isinstance(loss, Distil):
+        teacher, model = named[loss.teacher], model_of(recipe, stage)
+        yield not isinstance(teacher.loss, REWARD_MODELS), f'loss.teacher={loss.teacher!r} is a reward model'
+        theirs = model_of(recipe, teacher)
+        same = not (model and theirs) or model.vocab == theirs.vocab
+        yield (
+            same,
+            f'model.vocab={model and model.vocab} must be that of its teacher {loss.teacher}, {theirs and theirs.vocab}',
+        )
 
 
 def model_of(recipe: Recipe, stage: Stage) -> ModelConfig | None:
@@ -261,6 +313,8 @@ def _trained(stage: Stage, recipe: Recipe, shards: int) -> Iterator[Row]:
     names = [evaluation.name for evaluation in stage.evals]
     yield from _names('evals', names)
     for i, evaluation in enumerate(stage.evals):
+        if isinstance(evaluation, Agreement):
+            continue
         own = evaluation.sample or getattr(source, 'sample', None)
         yield from _under(f'evals.{evaluation.name}', _eval(evaluation, own, names[:i], model, shards))
 
@@ -286,13 +340,11 @@ def _lora(lora: config.LoRA, model: ModelConfig | None) -> Iterator[Row]:
 
 
 def _on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:
-    source, loss, sample = stage.source, stage.loss, stage.source.sample
+    source, sample = stage.source, stage.source.sample
     Q, G, minibatches, buffer = source.questions, source.samples, source.minibatches, source.overlong_buffer
     limits = [sample.max_tokens, *(phase.max_tokens for phase in stage.phases if phase.max_tokens)]
     longest = dataclasses.replace(sample, max_tokens=max(limits))
     yield sample.temperature > 0, 'source.sample.temperature=0: greedy sampling has no log-probabilities to learn from'
-    yield G >= 2, f'source.samples={G} must be at least 2: GRPO compares the samples of a question'
-    yield G > loss.std_ddof, f'loss.std_ddof={loss.std_ddof} must be below source.samples={G}'
     yield Q * G % minibatches == 0, f'source: questions×samples = {Q}×{G} must be a multiple of {minibatches=}'
     yield from _sample('source.sample', longest, G, shards, model)
     rows, total = stage.rows, longest.max_prompt + longest.max_tokens
@@ -310,8 +362,25 @@ def _on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator
         yield 1 <= buffer <= min(limits), f'source.overlong_buffer={buffer} must be in [1, max_tokens={min(limits)}]'
     else:
         yield buffer == 0, f"source.overlong_buffer={buffer} has no effect without overlong='soft'"
+    yield from _compared(stage) if isinstance(stage.loss, GRPO) else _taught(stage)
+    if source.rewards or isinstance(stage.loss, GRPO):
+        yield from _rewards('source.rewards', source.rewards)
+
+
+def _compared(stage: Stage) -> Iterator[Row]:
+    loss, source, G = stage.loss, stage.source, stage.source.samples
+    yield G >= 2, f'source.samples={G} must be at least 2: GRPO compares the samples of a question'
+    yield G > loss.std_ddof, f'loss.std_ddof={loss.std_ddof} must be below source.samples={G}'
     yield loss.beta > 0 or not source.reference_every, 'source.reference_every has no effect with loss.beta=0'
-    yield from _rewards('source.rewards', source.rewards)
+
+
+def _taught(stage: Stage) -> Iterator[Row]:
+    """A teacher needs no rewards: they are logged, and decide nothing."""
+    source = stage.source
+    for field in ('max_refills', 'reference_every'):
+        value = getattr(source, field)
+        yield not value, f'source.{field}={value} has no effect with loss=Distil, which has no rewards and no reference'
+    yield source.overlong != 'soft', "source.overlong='soft' has no effect with loss=Distil: it changes rewards"
 
 
 def _collect(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:

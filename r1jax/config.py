@@ -425,6 +425,17 @@ class Distil:
     kl: Literal['forward', 'reverse'] = 'forward'
     temperature: float = 1.0  # of both distributions
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those whose output this reads."""
+        return (self.teacher,)
+
+
+REWARD_MODELS = (
+    BradleyTerry,
+    Pointwise,
+)  # losses of stages that end with a reward model, which gives scores and says no words
+
 
 @dataclass
 class GRPO:
@@ -495,7 +506,7 @@ class Stage:
     steps: int  # optimizer steps; 0: the source says how long it takes (Stored.epochs, Collect)
     source: Stored | OnPolicy | Collect
     # What follows is needed to train, and None where nothing is trained: with Collect
-    loss: NLL | GRPO | None = None
+    loss: NLL | GRPO | BradleyTerry | Pointwise | Distil | None = None
     optim: OptimConfig | None = None
     rows: RowConfig | None = None
     # 'init' (random weights), the name of an earlier stage, a Hugging Face folder (written with a slash), PATH.gguf,
@@ -506,7 +517,7 @@ class Stage:
     template: Callable[[Problem, Any], str] | None = None  # None: the recipe's
     lora: LoRA | None = None  # None: all weights are trained. A later stage starts from the adapters merged into them
     phases: tuple[Phase, ...] = ()
-    evals: tuple[Eval, ...] = ()
+    evals: tuple[Eval | Agreement, ...] = ()  # Agreement for reward models, Eval for all others
     checkpoint_every: int = 50  # steps
     keep_checkpoints: int = 2
     max_skips: int = 5  # non-finite steps in a row after which the run stops, state kept

@@ -27,7 +27,7 @@ from typing import Any
 
 from r1jax import weights
 from r1jax.checks import from_weights
-from r1jax.config import Recipe, Stage, stages_read
+from r1jax.config import REWARD_MODELS, Recipe, Stage, stages_read
 from r1jax.data.kept import collected
 from r1jax.presets import PRESETS
 from r1jax.record import difference, to_json
@@ -82,6 +82,7 @@ class Book:
             'model': to_json(stage.model),
             'template': to_json(stage.template),
             'lora': to_json(stage.lora),
+            'scalar': isinstance(stage.loss, REWARD_MODELS),
         }
         checkpoint.write_begun(self.workdir, name, record)
 

@@ -8,6 +8,7 @@ stage's turn comes; everything else before anything is compiled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,19 +16,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r1jax.config import Collect, Eval, OnPolicy, Part, Recipe, SampleConfig, Stage, Stored, stages_read
+from r1jax.config import (
+    REWARD_MODELS,
+    Agreement,
+    BradleyTerry,
+    Collect,
+    Eval,
+    OnPolicy,
+    Part,
+    Recipe,
+    SampleConfig,
+    Stage,
+    Stored,
+    stages_read,
+)
 from r1jax.curate import contamination
 from r1jax.curate.choose import without_effect
 from r1jax.data.stored import Made
+from r1jax.data.template import exchange
+from r1jax.evals.agreement import Agreeing
 from r1jax.evals.run import Measure
 from r1jax.rewards.combine import applies, unfit
 from r1jax.rewards.pool import Pool
+from r1jax.rl.judged import pair_items, pair_size
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput
 from r1jax.train.phases import derive, longest
-from r1jax.types import Example, Problem
+from r1jax.types import Example, Labelled, Pair, Problem
 
 Tokens = Sequence[int]
+Judged = tuple[Tokens, Tokens] | tuple[Tokens, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +54,12 @@ class Job:
 
     stage: Stage  # its model, template and steps filled in
     seed: int
-    measures: tuple[Measure, ...]
+    measures: tuple[Measure | Agreeing, ...]
     data: str  # digest of what it trains on, as tokens
     measured: str  # digest of the questions of its evaluations
     problems: Sequence[Problem] = ()  # OnPolicy and Collect
     prompts: Sequence[Tokens] = ()  # OnPolicy and Collect, tokens of each problem
-    examples: Sequence[tuple[Tokens, Tokens]] = ()  # Stored, prompt and response
+    examples: Sequence[tuple[Tokens, Tokens] | Judged] = ()  # Stored, prompt and response, or what a reward model reads
     removed: int = 0  # OnPolicy and Collect, problems that no reward could have graded
     found: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Collect, for the data card
     notes: tuple[str, ...] = ()  # what is worth a line before the stage begins
@@ -92,7 +110,12 @@ class Jobs:
 
     def _pieces(self, stage: Stage) -> list[tuple[str | None, Any, Callable[[], Read]]]:
         """(name of the evaluation, or None; where its items come from; what reads it), evaluations first."""
-        evals = [(e.name, e.problems, lambda e=e: self._measure(stage, e)) for e in stage.evals]
+        evals = [
+            (e.name, e.examples, lambda e=e: self._agreement(stage, e))
+            if isinstance(e, Agreement)
+            else (e.name, e.problems, lambda e=e: self._measure(stage, e))
+            for e in stage.evals
+        ]
         attribute, read = _SOURCES[type(stage.source)]
         return [*evals, (None, getattr(stage.source, attribute), lambda: read(self, stage))]
 
@@ -108,7 +131,8 @@ class Jobs:
         loaded = self.load(where, stage.source.problems)
         notes += _left_out(where, loaded)
         phases = [phase.rewards for phase in stage.phases if phase.rewards is not None]
-        problems = fit(where, loaded, dict.fromkeys([stage.source.rewards, *phases]), self.pool, notes)
+        mixes = dict.fromkeys(each for each in (stage.source.rewards, *phases) if each)
+        problems = fit(where, loaded, mixes, self.pool, notes) if mixes else loaded  # a teacher needs no rewards
         prompts, data = self.prompts(where, stage, problems, stage.source.sample)
         fields = {'problems': problems, 'prompts': prompts, 'removed': len(loaded) - len(problems)}
         return Read(fields, data, notes)
@@ -184,6 +208,10 @@ class Jobs:
         return prompts, digest(facts())
 
     def stored(self, stage: Stage) -> Read:
+        if isinstance(stage.loss, REWARD_MODELS):
+            judged, data = self._judged(f'stage {stage.name}', stage, stage.source.examples)
+            return Read({'examples': judged}, data, [])
+
         def encode(example: Example) -> tuple[Tokens, Tokens]:
             prompt = self.tokenizer.encode(example.prompt) or [self.tokenizer.eos]  # a text follows the end of another
             return prompt, [*self.tokenizer.encode(example.response), self.tokenizer.eos]
@@ -199,6 +227,46 @@ class Jobs:
                 yield response
 
         return Read({'examples': pairs}, digest(facts()), [])
+
+    def _agreement(self, stage: Stage, cfg: Agreement) -> Read:
+        judged, data = self._judged(f'evaluation {cfg.name} of stage {stage.name}', stage, cfg.examples, packed=False)
+        kind = 'pairs' if isinstance(stage.loss, BradleyTerry) else 'labelled'
+        return Read(Agreeing(cfg, **{kind: judged}), data, [])
+
+    def _judged(self, where: str, stage: Stage, source: Any, packed: bool = True) -> tuple[Sequence[Judged], str]:
+        """What a reward model reads, (chosen, rejected) or (response, label), and a digest of it. It fits into the stage's rows if it is
+        to be packed, else each sequence into the model's context.
+        """
+        form = functools.partial(exchange, tokenizer=self.tokenizer)
+        paired = isinstance(stage.loss, BradleyTerry)
+        wanted = Pair if paired else Labelled
+        rows = ('rows.block', stage.rows.block) if stage.rows.block else ('rows.length', stage.rows.length)
+        name, room = rows if packed else ('model.context', stage.model.context)
+
+        def encode(item: Pair | Labelled) -> Judged:
+            if not isinstance(item, wanted):
+                needs = f'{type(stage.loss).__name__} learns from {wanted.__name__}'
+                raise BadInput(f'{where}: {source} has {type(item).__name__}, and {needs}')
+            if paired:
+                return form(item.problem, item.chosen), form(item.problem, item.rejected)
+            return form(item.problem, item.response), float(item.label)
+
+        judged = _made(self.load(where, source), encode)
+
+        def facts():
+            for i, both in enumerate(judged):
+                if paired:
+                    blamed(f'{where}: pair {i}', lambda both=both: pair_items([both]))
+                elif not 0 <= both[1] <= 1:
+                    raise BadInput(f'{where}: the label of answer {i} is {both[1]}, and 1 is safe, 0 unsafe')
+                size = pair_size(both) if paired and packed else max(map(len, both if paired else both[:1]))
+                if size > room:
+                    what = ('pair' if packed else 'an answer of pair') if paired else 'labelled answer'
+                    raise BadInput(f'{where}: {what} {i} has {size} tokens, {name}={room}')
+                yield both[0]
+                yield both[1] if paired else repr(both[1])
+
+        return judged, digest(facts())
 
     def _measure(self, stage: Stage, cfg: Eval) -> Read:
         where, notes = f'evaluation {cfg.name} of stage {stage.name}', []

@@ -40,6 +40,8 @@ def share(value: float) -> str:
 FIELDS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ('reward', 'reward/mean', fixed, True),
     ('accuracy', 'reward/accuracy', share, True),
+    ('judged right', 'score/accuracy', share, True),
+    ('as the teacher', 'distil/agreement', share, True),
     ('format', 'reward/format', share, True),
     ('length', 'rollout/tokens', length, True),
     ('cut off', 'rollout/truncated', share, False),
@@ -131,25 +133,27 @@ class Live:
     def evaluation(self, stage: str, name: str, when: str, result: Mapping[str, Any]) -> None:
         """An evaluation's result (`r1jax.evals.metrics.summarise`), `when` it was: 'before', 'after' or 'step 20'."""
         parts = []
-        if (accuracy := _number(result.get('pass@1'))) is not None:
-            ci = [_number(bound) for bound in result.get('pass@1_ci') or ()]
-            wide = f' [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]' if len(ci) == 2 and None not in ci else ''
-            parts.append(f'pass@1 {share(accuracy)}{wide}')
+        for key in ('pass@1', 'accuracy'):  # accuracy: of a reward model
+            if (value := _number(result.get(key))) is not None:
+                ci = [_number(bound) for bound in result.get(f'{key}_ci') or ()]
+                wide = f' [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]' if len(ci) == 2 and None not in ci else ''
+                parts.append(f'{key} {share(value)}{wide}')
         votes = [key for key in result if re.fullmatch(r'cons@\d+', key)]
         for key, label, form in [(key, key, share) for key in votes] + [
             ('response_tokens', 'length', length),
             ('format', 'format', share),
             ('language_consistency', 'language', share),
+            ('calibration_error', 'calibration error', share),
         ]:
             if (value := _number(result.get(key))) is not None:
                 parts.append(f'{label} {form(value)}')
-        for name, figures in (result.get('parts') or {}).items():
+        for part, figures in (result.get('parts') or {}).items():
             if (value := _number(figures.get('mean'))) is not None:
-                parts.append(f'{name} {fixed(value)}')
+                parts.append(f'{part} {fixed(value)}')
         for mode, figures in (result.get('by_mode') or {}).items():
-            right, part = _number(figures.get('accuracy')), _number(figures.get('share'))
-            if right is not None and part is not None:
-                parts.append(f'{mode} {share(right)} right in {share(part)} of answers')
+            right, whole = _number(figures.get('accuracy')), _number(figures.get('share'))
+            if right is not None and whole is not None:
+                parts.append(f'{mode} {share(right)} right in {share(whole)} of answers')
         self._print(f'{stage}, {when}, {name}: ' + ' · '.join(parts or ['no figures']))
 
     def _title(self) -> str:

@@ -18,11 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax.config import GRPO, OnPolicy, Stored
+from r1jax.config import GRPO, REWARD_MODELS, BradleyTerry, Distil, OnPolicy, Stored
+from r1jax.evals.agreement import Agreeing
 from r1jax.evals.metrics import figures
 from r1jax.nn.lora import attach
+from r1jax.nn.scorer import Scorer
 from r1jax.rewards.pool import Pool
 from r1jax.rl.batch import Item, pack, unpack
+from r1jax.rl.judged import labelled_items, linked, pair_items
 from r1jax.sample import Sampler
 from r1jax.train import checkpoint, optim
 from r1jax.train import step as compiled
@@ -32,7 +35,7 @@ from r1jax.train.live import Live
 from r1jax.train.log import Log
 from r1jax.train.phases import derive, longest, settings_at
 from r1jax.train.prepare import Prepared
-from r1jax.train.source import OnPolicySource, StoredSource
+from r1jax.train.source import JudgedSource, OnPolicySource, StoredSource
 from r1jax.train.start import Lineage
 
 
@@ -63,14 +66,17 @@ class Training:
         self.log, self.view, self.signals, self.pool = context.log, context.view, context.signals, context.pool
         s, self.model = job.stage, job.stage.model
         self.tx = optim.transform(s.optim)
-        self.where = compiled.shardings(self.model, self.tx, self.mesh, s.lora)
-        self.update = compiled.build_update(self.model, s.loss, self.tx, self.where, s.lora)
+        self.scalar = isinstance(s.loss, REWARD_MODELS)
         self.lineage = context.lineage()
+        teacher = self.lineage.links[s.loss.teacher].model if isinstance(s.loss, Distil) else None
+        self.where = compiled.shardings(self.model, self.tx, self.mesh, s.lora, self.scalar)
+        self.update = compiled.build_update(self.model, s.loss, self.tx, self.where, s.lora, teacher)
         self.source, self.capacity = _SOURCES[type(s.source)](self)
         self.needs_reference = isinstance(s.loss, GRPO) and s.loss.beta > 0
         self.state: Any = None
         self.base: Any = None  # with lora, the frozen weights, of which `state` and `reference` hold adapters
         self.fingerprint: int | None = None  # of the base
+        self.taught: Any = None  # with a teacher, its weights
         self.reference: Any = None  # with lora, None is the base itself
         self.refreshed = 0  # step of the last refresh of the reference
         self.skips = 0  # skipped steps in a row
@@ -85,6 +91,8 @@ class Training:
         s = self.stage
         with checkpoint.Checkpoints(self.workdir, s.name, s.keep_checkpoints) as self.saved:
             step = self._restore()
+            if isinstance(s.loss, Distil):
+                self.taught = self.lineage.end(s.loss.teacher)
             self.view.stage(s.name, s.steps, step)
             for note in self.job.notes:
                 self.view.note(note)
@@ -133,7 +141,14 @@ class Training:
         batch, count, _ = self._pack(items)
         f32, i32 = np.float32, np.int32
         self.state, values = self.update(
-            self.state, batch, i32(count), f32(rate), f32(now.temperature), np.bool_(self.source.fresh), self.base
+            self.state,
+            batch,
+            i32(count),
+            f32(rate),
+            f32(now.temperature),
+            np.bool_(self.source.fresh),
+            self.base,
+            self.taught,
         )
         metrics |= self.source.measured({k: float(v) for k, v in jax.device_get(values).items()})
         end = time.monotonic()
@@ -163,6 +178,8 @@ class Training:
         replayed = isinstance(self.stage.source, OnPolicy) and self.model.replays
         routes = (self.model.expert_layers, self.model.moe.active) if replayed else None
         batch, count, places = pack(items, *sizes, routes)
+        if isinstance(self.stage.loss, BradleyTerry):
+            batch = linked(batch, items, places)
         return compiled.place(batch, self.mesh), count, places
 
     def logprobs(self, params, items: Sequence[Item], temperature: float) -> list[np.ndarray]:
@@ -192,6 +209,8 @@ class Training:
             self.view.evaluation(self.stage.name, e.cfg.name, when, result)
 
     def _measure(self, e):
+        if isinstance(e, Agreeing):
+            return e(Scorer.create(self.model, self.state.params, self.mesh))
         limit = e.sampler.decode.max_tokens
         if e.cfg.cap_at:
             limit = max(1, round(self.results[e.cfg.cap_at]['before']['response_tokens']))
@@ -223,11 +242,11 @@ class Training:
                 self.base, self.fingerprint = self.lineage.base(s.name)
                 key = jax.random.key(derive(self.job.seed, 'adapters'))  # another than that of a base drawn at random
             start = None if s.lora else self.lineage.start(s.name)
-            self.state = compiled.init_state(self.model, self.tx, key, self.mesh, start, s.lora)
+            self.state = compiled.init_state(self.model, self.tx, key, self.mesh, start, s.lora, self.scalar)
             if self.needs_reference and not s.lora:
                 self.reference = jax.tree.map(jnp.copy, self.state.params)
             return 0
-        like = compiled.described(self.model, self.tx, self.mesh, s.lora)
+        like = compiled.described(self.model, self.tx, self.mesh, s.lora, self.scalar)
         self.state, self.reference, cursor, flight = self.saved.restore(latest, like)
         if s.lora:
             self.base, self.fingerprint = self.lineage.base(s.name, cursor['base'])
@@ -240,6 +259,9 @@ class Training:
 def _stored(t: Training) -> tuple[StoredSource, int]:
     """The source, and the most items of an optimizer step."""
     cfg = t.stage.source
+    if t.scalar:
+        items = pair_items if isinstance(t.stage.loss, BradleyTerry) else labelled_items
+        return JudgedSource(cfg, t.job.examples, t.job.seed, items), cfg.batch
     return StoredSource(cfg, t.job.examples, t.job.seed), cfg.batch
 
 

@@ -46,7 +46,7 @@ def restore(name: str) -> Restored:
 
     Raises:
       FileNotFoundError, ImportError, ValueError: as `r1jax.weights.load`.
-      BadInput: a workdir without a checkpoint, or without the stage.
+      BadInput: a workdir without a checkpoint, or without the stage; a stage that ended with a reward model.
     """
     folder, _, stage = (name, '', '') if os.path.exists(name) else name.rpartition(':')
     if not os.path.isdir(os.path.join(folder, 'checkpoints')):
@@ -60,7 +60,10 @@ def restore(name: str) -> Restored:
         raise BadInput(f'{folder} is no workdir that a run has begun in: {error!r}') from error
     if stage and stage not in stages:
         raise BadInput(f'{folder} has no stage {stage}{nearest(stage, stages)}')
-    for each in [stage] if stage else reversed(stages):
+    judges = [each for each, link in links.items() if link.scalar]
+    if stage in judges:
+        raise BadInput(f'{folder}: stage {stage} is a reward model, which gives scores and says no words')
+    for each in [stage] if stage else [each for each in reversed(stages) if each not in judges]:
         if each in links:
             with checkpoint.Checkpoints(folder, each) as saved:
                 if (step := saved.latest()) is not None:
@@ -78,7 +81,7 @@ def restore(name: str) -> Restored:
 
 def _link(record: dict) -> Link:
     """What a stage.json says of a stage's weights."""
-    return Link(record['start'], record['seed'], _read(record['model']), _read(record['lora']))
+    return Link(record['start'], record['seed'], _read(record['model']), _read(record['lora']), record.get('scalar', False))
 
 
 def _opened(start: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax.config import GRPO, OnPolicy, Part, Stage, Stored
+from r1jax.config import GRPO, Distil, OnPolicy, Part, Stage, Stored
 from r1jax.data import store
 from r1jax.evals.run import records
 from r1jax.rewards import reflection
@@ -70,6 +70,19 @@ class StoredSource:
         self.position = cursor['position']
 
 
+class JudgedSource(StoredSource):
+    """Pairs of answers or labelled ones for a reward model, `batch` an optimizer step, each weighing the same."""
+
+    def __init__(self, cfg: Stored, examples: Sequence, seed: int, items: Callable[[list], list[Item]]):
+        super().__init__(cfg, examples, seed)
+        self.items = items  # of `r1jax.rl.judged`
+
+    def next_items(self, params, reference, step: int) -> tuple[list[Item], dict, list[dict]]:
+        """As `StoredSource`'s; the weights of a step stand at the ends of what is judged."""
+        judged, self.position = store.take(self.data, self.position, self.cfg.batch)
+        return self.items(judged), {}, []
+
+
 class OnPolicySource:
     """Rollouts of the policy, graded, cut into shuffled minibatches.
 
@@ -89,8 +102,9 @@ class OnPolicySource:
         seed: int,
         pool: Pool,
     ):
-        assert isinstance(stage.source, OnPolicy) and isinstance(stage.loss, GRPO)
+        assert isinstance(stage.source, OnPolicy) and isinstance(stage.loss, GRPO | Distil)
         self.stage, self.cfg, self.loss = stage, stage.source, stage.loss
+        self.compares = isinstance(stage.loss, GRPO)  # by rewards; else a teacher says what to learn
         self.sampler, self.tokenizer, self.logprobs, self.seed, self.pool = sampler, tokenizer, logprobs, seed, pool
         assert len(problems) == len(prompts)
         self.problems, self.prompts = problems, prompts  # perhaps on disk: read when their turn comes
@@ -112,7 +126,7 @@ class OnPolicySource:
         """The metrics of the update that took the last items, with the sampler gap of its rollout: an update whose π_old is the
         sampler's has none to measure.
         """
-        if self.first and metrics['tokens']:
+        if self.first and metrics['tokens'] and GAP[0] in metrics:
             self.gap = {k: metrics[k] for k in GAP}
         return metrics | (self.gap if self.trusted else {})
 
@@ -141,7 +155,8 @@ class OnPolicySource:
         """The kept responses among `rows`, weighted as one optimizer step."""
         a, limit = self.arrays, settings_at(self.stage, self.began).max_tokens
         lengths = a['sampled'][rows].sum(-1)
-        weights = token_weights(lengths, a['keep'][rows], self.loss.normalise, limit)
+        how = self.loss.normalise if self.compares else 'token_mean'
+        weights = token_weights(lengths, a['keep'][rows], how, limit)
         return [_item(a, b, float(w), float(a['advantage'][b])) for b, w in zip(rows, weights, strict=True) if w]
 
     def _collect(self, params, reference, step: int) -> list[dict]:
@@ -183,7 +198,7 @@ class OnPolicySource:
         while missing := self.cfg.questions - len(chosen):
             more, self.position = store.take(self.data, self.position, missing)
             pairs = [(self.problems[i], self.prompts[i]) for i in more]
-            chosen += [pair for pair in pairs if any(applies(part, pair[0]) for part in rewards)]
+            chosen += [pair for pair in pairs if not rewards or any(applies(part, pair[0]) for part in rewards)]
         return chosen
 
     def _begin(self, problems: list[Problem], rollout: Rollout, now, offset: int) -> Draw:
@@ -215,12 +230,15 @@ class OnPolicySource:
             reward = reward + scores.parts['overlong']
         shape = (-1, self.cfg.samples)
         rewards, valid = reward.reshape(shape), scores.valid.reshape(shape)
-        advantage = group_advantage(rewards, valid, self.loss.scale_by_std, self.loss.std_ddof, self.loss.std_eps)
+        advantage = np.zeros_like(rewards)
+        if self.compares:
+            how = self.loss.scale_by_std, self.loss.std_ddof, self.loss.std_eps
+            advantage = group_advantage(rewards, valid, *how)
         draw.mixed = mixed(rewards, valid)
         draw.arrays |= {
             'reward': reward.astype(np.float32),
             'advantage': advantage.reshape(-1),
-            'keep': draw.arrays['keep'] & scores.valid,
+            'keep': draw.arrays['keep'] & (scores.valid | (not self.compares)),  # a teacher needs no grades
         }
 
     def _joined(self, draws: list[Draw]) -> dict[str, np.ndarray]:
@@ -235,6 +253,8 @@ class OnPolicySource:
 
     def _score_policies(self, arrays: dict[str, np.ndarray], params, reference, temperature: float) -> None:
         """Fills old_logp and ref_logp of the rows to keep, where the loss will read them, a minibatch's worth of rows at a time."""
+        if not self.compares:
+            return
         wanted = [('ref_logp', reference)] if self.loss.beta else []
         several = self.updates_a_rollout > 1
         self.trusted = several and self.gap.get(GAP[0], math.inf) <= self.loss.sampler_gap
@@ -257,18 +277,21 @@ class OnPolicySource:
         valid = np.concatenate([d.scores.valid for d in draws])
         answers: list[Response] = [a for d in draws for a in d.answers]
         errors = sum((d.scores.errors for d in draws), collections.Counter())
-        out = {
+        rewards = {
             'reward/mean': float(reward[valid].mean()) if valid.any() else 0.0,
             'reward/std': float(reward[valid].std()) if valid.any() else 0.0,
+            'rollout/groups_kept': float(np.concatenate([d.mixed for d in draws]).mean()),
+            'rollout/refills': len(draws) - 1,
+            'rollout/grader_errors': int((~valid).sum()),
+        }
+        out = {
+            **(rewards if draws[0].scores.parts else {}),
             'rollout/samples': len(answers),
             'rollout/tokens': float(np.mean([a.tokens for a in answers])),
             'rollout/tokens_std': float(np.std([a.tokens for a in answers])),
             'rollout/longest': max(a.tokens for a in answers),
             'rollout/repeated': collections.Counter(a.text for a in answers).most_common(1)[0][1] / len(answers),
             'rollout/truncated': float(np.mean([not a.finished for a in answers])),
-            'rollout/groups_kept': float(np.concatenate([d.mixed for d in draws]).mean()),
-            'rollout/refills': len(draws) - 1,
-            'rollout/grader_errors': int((~valid).sum()),
             **{f'grader/{outcome}': count for outcome, count in errors.items()},
             **reflection.metrics([a.text for a in answers]),
         }

@@ -16,7 +16,7 @@ from r1jax.checks import validate
 from r1jax.config import Collect, OnPolicy, Recipe, Stored
 from r1jax.rewards.pool import Pool
 from r1jax.settings import BadInput, as_bad_input, chosen
-from r1jax.train import aside, checkpoint, restore
+from r1jax.train import aside, checkpoint, learned, restore
 from r1jax.train.collect import Collecting
 from r1jax.train.inputs import Book, needs
 from r1jax.train.interrupt import Signals, Stopped
@@ -86,7 +86,7 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
                         continue
                     book.begin(job)
                     book.write()
-                    runner = RUNNERS[type(job.stage.source)](context, job)
+                    runner = RUNNERS[type(job.stage.source)](context, learned.bound(job, context.lineage(), mesh, ready.tokenizer))
                     entry = runner.run()
                     book.finish(name, log.cut(name), entry, runner.outputs())
                     book.write()
@@ -156,7 +156,7 @@ def _graders(recipe: Recipe, wanted: Sequence[str]) -> list:
         mixes = [
             getattr(s.source, 'rewards', ()),
             *(phase.rewards or () for phase in s.phases),
-            *(e.rewards for e in s.evals),
+            *(getattr(e, 'rewards', ()) for e in s.evals),
         ]
         found |= {id(part.fn): part.fn for parts in mixes for part in parts if part.deadline}
     return list(found.values())

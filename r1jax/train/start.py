@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax.checks import from_weights, model_of
-from r1jax.config import LoRA, ModelConfig, Recipe
+from r1jax.config import REWARD_MODELS, LoRA, ModelConfig, Recipe
 from r1jax.settings import BadInput
 from r1jax.train import checkpoint
 from r1jax.train import step as compiled
@@ -31,6 +31,7 @@ class Link:
     seed: int  # of the stage
     model: ModelConfig
     lora: LoRA | None
+    scalar: bool = False  # a reward model: with a value head in place of the unembedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +46,29 @@ class Lineage:
     @classmethod
     def of(cls, recipe: Recipe, workdir: str, mesh: Mesh, opened: Callable) -> Lineage:
         """Of a recipe whose models are known."""
-        links = {s.name: Link(s.start, derive(recipe.seed, s.name), model_of(recipe, s), s.lora) for s in recipe.stages}
+        links = {
+            s.name: Link(
+                s.start,
+                derive(recipe.seed, s.name),
+                model_of(recipe, s),
+                s.lora,
+                isinstance(s.loss, REWARD_MODELS),
+            )
+            for s in recipe.stages
+        }
         return cls(workdir, mesh, links, opened)
 
     def start(self, stage: str) -> Any:
-        """The weights that a stage starts from, f32, on the mesh.
+        """The weights that a stage starts from, f32, on the mesh: of a reward model with a value head, a new one unless it had one.
 
         Raises:
           BadInput: it starts from a stage that is not finished, or whose base has changed.
         """
+        link, params = self.links[stage], self._start(stage)
+        key = jax.random.key(derive(link.seed, 'value head'))
+        return compiled.with_value_head(link.model, params, key, self.mesh) if link.scalar else params
+
+    def _start(self, stage: str) -> Any:
         link = self.links[stage]
         file = self.opened(link.start) if from_weights(link.start) else None
         if file is not None:
@@ -87,14 +102,14 @@ class Lineage:
         Raises:
           BadInput: its base has changed.
         """
-        model, lora = self.links[stage].model, self.links[stage].lora
+        link = self.links[stage]
         with checkpoint.Checkpoints(self.workdir, stage) as saved:
             if (step := saved.latest()) is None:
                 raise BadInput(
                     f'stage {stage} has no checkpoint left in {self.workdir}: remove {saved.directory} and run it again'
                 )
-            params = saved.params(step, compiled.described_params(model, self.mesh, lora))
+            params = saved.params(step, compiled.described_params(link.model, self.mesh, link.lora, link.scalar))
             fingerprint = saved.cursor(step).get('base')
-        if lora is None:
+        if link.lora is None:
             return params
-        return compiled.merge(self.base(stage, fingerprint)[0], params, lora)
+        return compiled.merge(self.base(stage, fingerprint)[0], params, link.lora)

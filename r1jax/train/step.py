@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.config import GRPO, NLL, BradleyTerry, Distil, LoRA, ModelConfig, Pointwise
+from r1jax.config import GRPO, NLL, REWARD_MODELS, BradleyTerry, Distil, LoRA, ModelConfig, Pointwise
 from r1jax.nn import heads, moe, transformer
 from r1jax.nn import lora as adapters
 from r1jax.rl import distil
@@ -32,11 +32,6 @@ from r1jax.types import Batch, TrainState
 
 Loss = NLL | GRPO | BradleyTerry | Pointwise | Distil
 Teacher = tuple[ModelConfig, Any]  # with its weights
-
-
-def is_scalar(loss: Loss) -> bool:
-    """Whether a stage with this loss trains a reward model."""
-    return isinstance(loss, BradleyTerry | Pointwise)
 
 
 def _init_boxed(model: ModelConfig, key: jax.Array, lora: LoRA | None, scalar: bool):
@@ -188,7 +183,7 @@ def loss_and_metrics(
     """The loss of one microbatch [R,T], with (sums, maxima) of its metrics: sums over the `tokens` among them, and `weighted` ones, which
     are means. `fresh`, `teacher`: see `build_update`.
     """
-    if is_scalar(loss):
+    if isinstance(loss, REWARD_MODELS):
         return _judged(model, loss, params, batch)
     if isinstance(loss, Distil):
         return _distilled(model, loss, params, batch, teacher)
