@@ -219,7 +219,8 @@ def _models(stage: Stage, recipe: Recipe) -> Iterator[Row]:
             yield isinstance(theirs, needs), f'{said} must be {needs.__name__}'
     if isinstance(loss, Distil):
         teacher, model = named[loss.teacher], model_of(recipe, stage)
-        yield not isinstance(teacher.loss, REWARD_MODELS), f'loss.teacher={loss.teacher!r} is a reward model'
+        policy = isinstance(teacher.loss, (NLL, GRPO, Distil))
+        yield policy, f'loss.teacher={loss.teacher!r} ends with no policy: its loss={type(teacher.loss).__name__}'
         theirs = model_of(recipe, teacher)
         same = not (model and theirs) or model.vocab == theirs.vocab
         yield (

@@ -232,7 +232,7 @@ def test_reward_models_learn_what_was_preferred_and_say_how_sure_they_are(whole)
         before, after = summary[name]['before'], summary[name]['after']
         assert summary[name]['steps'] == 8 and after[count] == 24 and after['accuracy'] == 1
         assert after['accuracy_ci'] == [1, 1] and after['calibration_error'] < 0.2 and after['loss'] < before['loss']
-        assert sum(after['reliability']['count']) == 24
+        assert sum(row['count'] for row in after['reliability']) == 24
         steps = lines(whole, name)
         assert steps[-1]['score/accuracy'] == pytest.approx(1) and steps[-1]['score/margin'] > 1
         assert steps[-1]['loss'] < steps[0]['loss'] and 'policy/entropy' not in steps[0]
@@ -259,12 +259,18 @@ def test_rewards_of_a_stage_are_its_scores(whole):
     ]
     for s in samples:
         problem = problems[s['question']]
-        odds = float(scores['safe']([exchange(problem, s['completion'], tokenizer)])[0])
-        assert s['parts']['safe'] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-6)
-        if 'helpful' in s['parts']:
-            read_ = summary_of(s['completion'])
-            want = scores['helpful']([exchange(problem, read_, tokenizer)])[0] if read_ else -3.0
-            assert s['parts']['helpful'] == pytest.approx(float(want), rel=1e-5)
+        for name, text in (('safe', s['completion']), ('helpful', summary_of(s['completion']))):
+            if name not in s['parts']:
+                continue
+            ids = exchange(problem, text, tokenizer)
+            want = float(scores[name]([ids])[0])
+            if name == 'helpful' and not text:
+                want = -3.0
+            elif np.isnan(want):  # longer than the model reads: not graded
+                assert len(ids) > smallest.MODEL.context and s['parts'][name] is None and s['outcome'] == 'grader_error'
+                continue
+            want = 1 / (1 + np.exp(-want)) if name == 'safe' else want
+            assert s['parts'][name] == pytest.approx(want, rel=1e-5, abs=1e-6)
     assert job.source.rewards[0].fn.stages == ('safe_rm',)
     with pytest.raises(RuntimeError, match='the model of stage safe_rm was to take this place'):
         job.source.rewards[0].fn.many([problem], [])

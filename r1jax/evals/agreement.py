@@ -107,7 +107,7 @@ def of_labels(score: np.ndarray, label: np.ndarray, bins: int = 10) -> dict:
     }
 
 
-def reliability(said: np.ndarray, was: np.ndarray, bins: int, low: float = 0.0) -> tuple[dict, float]:
+def reliability(said: np.ndarray, was: np.ndarray, bins: int, low: float = 0.0) -> tuple[list[dict], float]:
     """Does what is said with probability p come true in a share p of the cases?
 
     Args:
@@ -116,18 +116,16 @@ def reliability(said: np.ndarray, was: np.ndarray, bins: int, low: float = 0.0) 
       bins: equal parts of [low, 1].
 
     Returns:
-      Columns 'from', 'to', 'count', 'said' and 'was', the last two means, with an entry for each bin that is not empty; and the expected
-      calibration error, Σ count/N·|said − was|.
+      A row for each bin that is not empty, {'from', 'to', 'count', 'said', 'was'}, the last two means; and the expected calibration
+      error, Σ count/N·|said − was|.
     """
     at = np.clip(((said - low) / (1 - low) * bins).astype(int), 0, bins - 1)
-    used = np.unique(at)
-    count, said, was = (
-        np.array([f(a[at == b]) for b in used]) for f, a in ((len, said), (np.mean, said), (np.mean, was))
-    )
-    error = float(np.sum(count * np.abs(said - was)) / count.sum())
-    edges = low + (1 - low) * used / bins, low + (1 - low) * (used + 1) / bins
-    columns = dict(zip(('from', 'to', 'count', 'said', 'was'), (*edges, count, said, was), strict=True))
-    return {name: column.tolist() for name, column in columns.items()}, error
+    rows = []
+    for b in np.unique(at).tolist():
+        on = at == b
+        ends = {'from': low + (1 - low) * b / bins, 'to': low + (1 - low) * (b + 1) / bins}
+        rows.append({**ends, 'count': int(on.sum()), 'said': float(said[on].mean()), 'was': float(was[on].mean())})
+    return rows, sum(row['count'] * abs(row['said'] - row['was']) for row in rows) / len(said)
 
 
 def _accuracy(right: np.ndarray) -> dict:

@@ -203,9 +203,11 @@ def summarise(
 
 
 def figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """An evaluation's result as metrics: path -> number or interval. Of a part its mean, `part/NAME`; modes stay in summary.json."""
+    """An evaluation's result as metrics: path -> number or interval. Of a part its mean, `part/NAME`; modes and tables stay in
+    summary.json.
+    """
     parts = result.get('parts') or {}
-    flat = {k: v for k, v in result.items() if not isinstance(v, dict)}
+    flat = {k: v for k, v in result.items() if not isinstance(v, dict) and k != 'reliability'}
     for name, each in parts.items():
         flat |= {f'part/{name}': each['mean'], f'part/{name}_ci': each['ci']}
     return ((path, value) for path, value in flat.items() if value is not None)

@@ -167,7 +167,9 @@ class Jobs:
         n, index = cfg.decontaminate.words, contamination.Index(cfg.decontaminate.words)
         sets = [(repr(source), source) for source in cfg.decontaminate.against]
         if not sets:  # but those that stages have yet to write
-            evals = (e for s in self.recipe.stages for e in s.evals if not stages_read(e.problems))
+            evals = (
+                e for s in self.recipe.stages for e in s.evals if isinstance(e, Eval) and not stages_read(e.problems)
+            )
             sets = [(repr(e.problems), e.problems) for e in evals]
         questions = {}
         for name, source in dict(sets).items():
