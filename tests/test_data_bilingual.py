@@ -175,7 +175,7 @@ def test_pairs_prefer_what_the_rule_prefers_and_lengths_are_balanced():
     gaps = [chats.helpful(p.problem, said(p.chosen)) - chats.helpful(p.problem, said(p.rejected)) for p in pairs]
     assert statistics.mean(gap > 0 for gap in gaps) > 0.97  # judges err, and rarely
     longer = [len(p.chosen) - len(p.rejected) for p in pairs]
-    assert abs(statistics.mean(longer)) < 0.2 and statistics.mean(map(abs, longer)) > 2
+    assert abs(statistics.mean(longer)) < 1 and statistics.mean(map(abs, longer)) > 2
     held_out = {p.problem.prompt for p in ChatPairs(100, 'held_out').load()}
     assert not held_out & {p.problem.prompt for p in pairs}
     assert all(sum(kind in p.chosen for kind in chats.KINDNESS) <= 1 for p in pairs)

@@ -16,8 +16,9 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from r1jax.data import chats, datasets, template
+from r1jax.data import chats, datasets, judgements, template
 from r1jax.data.chats import ADVICE, LANGUAGES, NAMES, NUMBERS, TASKS, THINGS, WHO, WORDS, Request, reply, written
+from r1jax.data.judgements import decided, length_balanced
 from r1jax.data.tiny import check_shares
 from r1jax.types import Example, Labelled, Pair, Problem, Response
 
@@ -118,8 +119,7 @@ class ChatPairs:
     """Two answers to a harmless request and which of them is better, as judges see it.
 
     A judge's score is the rule's, in tenths, with noise and a favour for what is shown first. Each pair is judged four times, A first
-    in two of them; pairs whose mean gap is below `gap` are left out, and pairs that would make the chosen ones longer on the whole, or
-    shorter, than the rejected ones.
+    in two of them; which pairs are kept, `decided` and `length_balanced` of `r1jax.data.judgements` say.
     """
 
     size: int = 2_000
@@ -133,26 +133,30 @@ class ChatPairs:
     def load(self) -> Sequence[Pair]:
         """The pairs, prepared as a TFDS dataset at the first call and read from it ever after."""
         fields = {**_ROW, 'chosen': str, 'rejected': str}
-        rows = datasets.prepared(self, self.split, fields, self.rows, also=(chats,))
+        rows = datasets.prepared(self, self.split, fields, self.rows, also=(chats, judgements))
         return [Pair(_problem(i, row), row['chosen'], row['rejected']) for i, row in enumerate(rows)]
 
     def rows(self) -> Iterator[dict[str, str]]:
-        """Generates the pairs; what is compared are summaries."""
+        """Generates the pairs; what is compared are summaries.
+
+        Raises:
+          ValueError: too few of the pairs that are judged are left.
+        """
         rng = random.Random(f'pairs {self.split} {self.seed}')
-        balance, given = 0, 0  # characters by which the chosen ones are longer
-        while given < self.size:
-            for request in _drawn(rng, TASKS[:-1], 100, self.split):
-                refuses = 0.3 if request.task == 'advise' else 0.05
-                two = [answer(rng, request, self.care, refuses) for _ in range(2)]
-                gap = self._gap(rng, request, two)
-                if abs(gap) < self.gap or given == self.size:
-                    continue
-                chosen, rejected = two if gap > 0 else two[::-1]
-                longer = len(chosen) - len(rejected)
-                if abs(balance + longer) > max(abs(balance), 40):
-                    continue
-                balance, given = balance + longer, given + 1
-                yield {**_row(request), 'chosen': chosen, 'rejected': rejected}
+        requests, judged = [], []
+        for request in _drawn(rng, TASKS[:-1], 4 * self.size, self.split):
+            refuses = 0.3 if request.task == 'advise' else 0.05
+            two = [answer(rng, request, self.care, refuses) for _ in range(2)]
+            judged.append((*two, self._gap(rng, request, two)))
+            requests.append(request)
+        problems = [_problem(i, _row(request)) for i, request in enumerate(requests)]
+        pairs = length_balanced(decided(problems, *zip(*judged, strict=True), margin=self.gap))[: self.size]
+        if len(pairs) < self.size:
+            raise ValueError(
+                f'of {len(judged)} pairs {len(pairs)} are left, not size={self.size}: lower gap={self.gap}'
+            )
+        for pair in pairs:
+            yield {**_row(requests[pair.problem.id]), 'chosen': pair.chosen, 'rejected': pair.rejected}
 
     def _gap(self, rng: random.Random, request: Request, two: Sequence[str]) -> float:
         """How many points of ten the judges give the first of two answers more than the second, in the mean."""
