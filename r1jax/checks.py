@@ -240,15 +240,19 @@ def model_of(recipe: Recipe, stage: Stage) -> ModelConfig | None:
 def model_differences(ours: ModelConfig, theirs: ModelConfig) -> str:
     """What tells a stage's model from that of the weights where it starts, '' if it can start there."""
     free = {'context', 'remat', 'dtype', 'attention'}  # a run may choose these for any weights
+    pairs = [('', ours, theirs, free)]
     if ours.moe and theirs.moe:
-        chosen = {n: getattr(ours.moe, n) for n in ('bias_speed', 'replay')}
+        routing = {'bias_speed', 'replay'}
         if 'none' not in (ours.moe.router_bias, theirs.moe.router_bias):
-            chosen['router_bias'] = ours.moe.router_bias
-        theirs = dataclasses.replace(theirs, moe=dataclasses.replace(theirs.moe, **chosen))
-    names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in free]
-    return ', '.join(
-        f'{n} {getattr(theirs, n)} != {getattr(ours, n)}' for n in names if getattr(ours, n) != getattr(theirs, n)
-    )
+            routing.add('router_bias')  # where there is a bias, whether it moves; weights without one get none
+        pairs = [('', ours, theirs, free | {'moe'}), ('moe.', ours.moe, theirs.moe, routing)]
+    found = [
+        f'{at}{f.name} {getattr(b, f.name)} != {getattr(a, f.name)}'
+        for at, a, b, free in pairs
+        for f in dataclasses.fields(a)
+        if f.name not in free and getattr(a, f.name) != getattr(b, f.name)
+    ]
+    return ', '.join(found)
 
 
 def from_weights(start: str) -> bool:
