@@ -81,7 +81,9 @@ def restore(name: str) -> Restored:
 
 def _link(record: dict) -> Link:
     """What a stage.json says of a stage's weights."""
-    return Link(record['start'], record['seed'], _read(record['model']), _read(record['lora']), record.get('scalar', False))
+    return Link(
+        record['start'], record['seed'], _read(record['model']), _read(record['lora']), record.get('scalar', False)
+    )
 
 
 def _opened(start: str) -> Any:

@@ -86,7 +86,9 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
                         continue
                     book.begin(job)
                     book.write()
-                    runner = RUNNERS[type(job.stage.source)](context, learned.bound(job, context.lineage(), mesh, ready.tokenizer))
+                    runner = RUNNERS[type(job.stage.source)](
+                        context, learned.bound(job, context.lineage(), mesh, ready.tokenizer)
+                    )
                     entry = runner.run()
                     book.finish(name, log.cut(name), entry, runner.outputs())
                     book.write()
