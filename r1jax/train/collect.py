@@ -33,7 +33,7 @@ from r1jax.evals.run import records
 from r1jax.record import to_json
 from r1jax.rewards.combine import Scores, Scoring, begin
 from r1jax.sample import Sampler, responses
-from r1jax.train import collected, log
+from r1jax.train import checkpoint, collected, log
 from r1jax.train.interrupt import Stopped
 from r1jax.train.jobs import Job
 from r1jax.train.loop import Context
@@ -279,7 +279,7 @@ class Collecting:
             'stage': self.stage.name,
             'start': self.stage.start,
             'seed': self.job.seed,
-            'key': self.job.data,
+            'key': checkpoint.read_begun(self.context.workdir, self.stage.name)['key'],
             **counts,
             'contamination': found['contamination'],
             'file': {
