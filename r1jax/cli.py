@@ -33,7 +33,11 @@ Unsandboxed = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Run an experiment. On a workdir that holds its state, the same command goes on from there."""
+    """Run an experiment. On a workdir that holds its state, the same command goes on from there.
+
+    A stage that is finished is not run again, unless its settings, its data or what it starts from have changed: then it is, with those
+    that were made of it, and what they had is set aside in DIR/stale. To have a stage run again all the same, remove DIR/checkpoints/NAME.
+    """
 
     afterwards: ClassVar[str] = 'the same command goes on from the last checkpoint'
 
@@ -42,9 +46,9 @@ class Run:
     workdir: Annotated[Path | None, _arg('DIR', '(default: runs/NAME, by the recipe)')] = None
     """Where everything is written."""
     stage: Annotated[str | None, _arg('NAME')] = None
-    """Run this stage only."""
+    """Run this stage only; those that it needs must be finished."""
     first: Annotated[str | None, _arg('NAME', name='from')] = None
-    """Run from this stage on."""
+    """Run from this stage on, as far as these are not finished."""
     set: Annotated[
         tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, _arg('STAGE.FIELD=VALUE', '(several, or repeated)')
     ] = ()

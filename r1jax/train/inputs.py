@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from r1jax import weights
 from r1jax.checks import from_weights
@@ -54,6 +54,18 @@ def needs(recipe: Recipe, stage: Stage) -> tuple[str, ...]:
     """The stages that must be over before this one: where it starts, and what it reads."""
     start = (stage.start,) if stage.start in {each.name for each in recipe.stages} else ()
     return tuple(dict.fromkeys([*start, *stages_read(stage)]))
+
+
+class Changes(NamedTuple):
+    """Why a stage that was begun has to be run again, in sentences; none if nothing is known to have changed."""
+
+    made: list[str]  # it was made of something else
+    gone: list[str]  # a file that it wrote is not there
+    measured: list[str]  # its evaluations are others
+
+    @property
+    def all(self) -> list[str]:
+        return [*self.made, *self.gone, *self.measured]
 
 
 class Book:
@@ -107,14 +119,12 @@ class Book:
         done = checkpoint.read_done(self.workdir, name)
         return key(done['outputs']) if done else None
 
-    def changes(self, name: str, job: Job | None = None) -> tuple[list[str], bool]:
-        """Why a stage that was begun has to be run again, a line each (none if nothing is known to have changed), and whether it would
-        end as it did: if only its evaluations changed, or a file that it wrote is gone. Then nothing can be said yet of those after it.
-        """
+    def changes(self, name: str, job: Job | None = None) -> Changes:
+        """What has changed since a stage was begun, as far as it is known."""
         record = self.recorded(name)
         if record is None:
             left = checkpoint.has_begun(self.workdir, name)
-            return ([f'{name}: there is no record of what it was made of'] if left else []), False
+            return Changes([f'{name}: there is no record of what it was made of'] if left else [], [], [])
         old, new = record['inputs'], self.inputs(name, job)
         lines = difference(old['stage'], new['stage'], name)
         for field in ('model', 'template', 'tokenizer', 'seed', 'start'):
@@ -124,17 +134,12 @@ class Book:
         for up, end in new['ends'].items():
             if end is not None and end != old['ends'].get(up):
                 lines.append(f'{name}: {up} ended with something else')
-        others = difference(old['evals'], new['evals'], f'{name}.evals')
-        if new['measured'] not in (None, old['measured']) and not others:
-            others = [f'{name}: the questions of its evaluations are others']
-        if (done := checkpoint.read_done(self.workdir, name)) and (gone := self._gone(name, done)):
-            others.append(f'{name}: {gone} is gone')
-        return [*lines, *others], not lines
-
-    def _gone(self, name: str, done: Mapping[str, Any]) -> str | None:
-        """What a stage has written for others and is not there any more."""
-        path = collected(self.workdir, name)
-        return path.name if path.name in done['outputs'].get('files', {}) and not path.exists() else None
+        evals = difference(old['evals'], new['evals'], f'{name}.evals')
+        if new['measured'] not in (None, old['measured']) and not evals:
+            evals = [f'{name}: the questions of its evaluations are others']
+        done, path = checkpoint.read_done(self.workdir, name), collected(self.workdir, name)
+        gone = done and path.name in done['outputs'].get('files', {}) and not path.exists()
+        return Changes(lines, [f'{name}: {path.name} is gone'] if gone else [], evals)
 
     def outputs(self, name: str, made: Mapping[str, Any]) -> dict[str, Any]:
         """What a stage ended with: `made`, and the files that it wrote, by their names."""

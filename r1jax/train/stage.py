@@ -18,7 +18,7 @@ from r1jax.rewards.pool import Pool
 from r1jax.settings import BadInput, as_bad_input, chosen
 from r1jax.train import aside, checkpoint, learned, restore
 from r1jax.train.collect import Collecting
-from r1jax.train.inputs import Book, needs
+from r1jax.train.inputs import Book, Changes, needs
 from r1jax.train.interrupt import Signals, Stopped
 from r1jax.train.live import Live
 from r1jax.train.log import Log, write_summary
@@ -111,24 +111,25 @@ def _refuse_unmet(book: Book, wanted: Sequence[str]) -> None:
             how = 'starts from' if book.ready.stage(name).start == up else 'reads what was made by'
             if not book.finished(up):
                 raise BadInput(f'stage {name} {how} {up}, which is not finished in {book.workdir}: run it first')
-            if lines := book.changes(up)[0]:
-                raise BadInput(
-                    f'stage {name} {how} {up}, which is to be run again first, since the recipe or its data have changed: {lines[0]}'
-                )
+            changes = book.changes(up)
+            if lines := [*changes.made, *changes.gone]:  # with other evaluations it would end as it did
+                raise BadInput(f'stage {name} {how} {up}, which is to be run again first: {lines[0]}')
 
 
 def _set_aside_early(book: Book, wanted: Sequence[str]) -> list[str]:
     """Sets aside what can be known to be stale before any stage is run; a note each."""
     gone = [name for name in checkpoint.stages(book.workdir) if name not in book.ready.models]
-    changes = {name: ([f'{name}: the recipe has no such stage any more'], False) for name in gone}
+    changes = {name: Changes([f'{name}: the recipe has no such stage any more'], [], []) for name in gone}
     return _set_aside(book, changes | {name: book.changes(name) for name in wanted})
 
 
-def _set_aside(book: Book, changes: Mapping[str, tuple[list[str], bool]], log: Log | None = None) -> list[str]:
-    """Sets aside the stages that have changed, with those that were made of them; a note each. `log`: where it is open."""
-    why = {name: '; '.join(lines) for name, (lines, _) in changes.items() if lines}
-    others = [name for name in why if not changes[name][1]]  # those that would end with other weights
-    for name in book.downstream(others):
+def _set_aside(book: Book, changes: Mapping[str, Changes], log: Log | None = None) -> list[str]:
+    """Sets aside the stages that have changed, with those that were made of them; a note each. `log`: where it is open.
+
+    A stage that was not made of something else will end as it did. So those after it stay, until its end is known.
+    """
+    why = {name: '; '.join(each.all) for name, each in changes.items() if each.all}
+    for name in book.downstream([name for name in why if changes[name].made]):
         made_of = [up for up in needs(book.recipe, book.ready.stage(name)) if up in why]
         why.setdefault(name, f'{name} was made of {" and ".join(made_of)}')
     notes = []
@@ -148,7 +149,7 @@ def _nothing_to_do(book: Book, wanted: Sequence[str]) -> bool:
     if not all(map(book.finished, wanted)):
         return False
     with as_bad_input():
-        return not any(book.changes(name, book.ready.job(name))[0] for name in wanted)
+        return not any(book.changes(name, book.ready.job(name)).all for name in wanted)
 
 
 def _graders(recipe: Recipe, wanted: Sequence[str]) -> list:
