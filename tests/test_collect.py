@@ -212,6 +212,21 @@ def test_the_same_whatever_is_sampled_together(whole, tmp_path):
     assert files(tmp_path) == files(whole)
 
 
+def test_a_changed_choice_asks_the_samples_that_there_are(whole, tmp_path, monkeypatch):
+    fresh, workdir = begun(whole, tmp_path / 'fresh', keep=1), begun(whole, tmp_path / 'changed')
+    with monkeypatch.context() as m:
+        m.setattr(collect.Collecting, '_draw', None)  # nothing is sampled
+        stage.run(recipe(keep=1), str(workdir), stage='picked')
+        assert files(workdir) == files(fresh)
+        assert files(workdir / 'stale' / 'picked.1') == files(whole)
+        stage.run(recipe(keep=1), str(workdir), stage='picked')  # finished
+        with pytest.raises(TypeError):
+            stage.run(recipe(template=few_shot), str(workdir), stage='picked')
+    stage.run(recipe(template=few_shot), str(workdir), stage='picked')
+    assert files(workdir)['all.jsonl'] != files(whole)['all.jsonl']
+    assert (workdir / 'stale' / 'picked.2').exists()
+
+
 def test_keeping_nothing_is_an_error(whole, tmp_path):
     with pytest.raises(RuntimeError, match=r'picked kept none of 88 samples: .*picked.card.md says why'):
         begun(whole, tmp_path, filters=(Filter('none', filters.Reflects(9)),))

@@ -12,12 +12,14 @@ logs without a checkpoint that knows of them, so `r1jax.train.log` removes them 
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections.abc import Sequence
 
 from r1jax.train import checkpoint, log
 
 STALE, PART = 'stale', '.part'
+DATA = 'data'
 
 
 def set_aside(workdir: str, stage: str) -> str:
@@ -34,17 +36,33 @@ def recover(workdir: str) -> Sequence[str]:
     return [_finish(workdir, part) for part in sorted(glob.glob(os.path.join(glob.escape(workdir), STALE, '*' + PART)))]
 
 
+def left(workdir: str, stage: str) -> list[str]:
+    """The folders in which what a stage had is set aside, the last first."""
+    found = glob.glob(os.path.join(glob.escape(workdir), STALE, f'{stage}.*'))
+    numbers = [(int(end), folder) for folder in found if (end := folder.rpartition('.')[2]).isdecimal()]
+    return [folder for _, folder in sorted(numbers, reverse=True)]
+
+
+def begun(folder: str) -> dict | None:
+    """What a stage that was set aside had been made of (`checkpoint.read_begun`)."""
+    path = os.path.join(folder, checkpoint.FOLDER, checkpoint.BEGUN)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding='utf-8') as file:
+        return json.load(file)
+
+
 def _finish(workdir: str, part: str) -> str:
     folder = part.removesuffix(PART)
     stage = os.path.basename(folder).rpartition('.')[0]
-    moved = os.path.join(part, 'checkpoints')
+    moved = os.path.join(part, checkpoint.FOLDER)
     if not os.path.exists(moved):
         for name in (log.METRICS, log.SAMPLES):
             with open(os.path.join(part, name), 'wb') as file:
                 file.writelines(line for whose, line in log.lines_of(os.path.join(workdir, name)) if whose == stage)
-        os.makedirs(os.path.join(part, 'data'), exist_ok=True)
-        for file in glob.glob(os.path.join(glob.escape(workdir), 'data', stage + '.*')):
-            os.replace(file, os.path.join(part, 'data', os.path.basename(file)))
+        os.makedirs(os.path.join(part, DATA), exist_ok=True)
+        for file in glob.glob(os.path.join(glob.escape(workdir), DATA, stage + '.*')):
+            os.replace(file, os.path.join(part, DATA, os.path.basename(file)))
         if os.path.exists(here := checkpoint.stage_directory(workdir, stage)):
             os.rename(here, moved)
     os.rename(part, folder)

@@ -8,6 +8,8 @@ Three passes, of which the first alone costs an accelerator's time:
 3. That file is read again, and every example is graded once more as it will be read: one that is not correct ends the run. Then the
    data card is written, and the file takes its name.
 
+A stage that is run again because only its filters or another choice have changed takes over the samples that it had.
+
 Memory holds a call's samples, `BLOCK` prompts' samples, and the index of what was kept: nothing that grows with the samples. Draws
 depend on the seed, the prompt's id and the sample's number, and calls of the sampler are cut alike whatever `questions` is; so the
 files' bytes depend on neither `questions` nor on where a run was killed. Grades that depend on the clock (a deadline that a busy machine
@@ -21,6 +23,7 @@ import hashlib
 import itertools
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +36,7 @@ from r1jax.evals.run import records
 from r1jax.record import to_json
 from r1jax.rewards.combine import Scores, Scoring, begin
 from r1jax.sample import Sampler, responses
-from r1jax.train import checkpoint, collected, log
+from r1jax.train import aside, checkpoint, collected, log
 from r1jax.train.interrupt import Stopped
 from r1jax.train.jobs import Job
 from r1jax.train.loop import Context
@@ -41,6 +44,8 @@ from r1jax.train.phases import derive
 from r1jax.types import Problem, Response
 
 AGAIN = 3  # times that an example may fail to be graded when it is verified: deadlines are wall-clock
+# Fields of a Collect that say what is kept of the samples, and not which there are
+CHOOSING = {'filters', 'unfinished', 'pass_rate', 'keep', 'prefer', 'rewrite', 'near_duplicates', 'decontaminate'}
 SLACK = 1e-3  # of a learned reward's threshold when it is verified: its last bits depend on what it is scored beside
 
 
@@ -118,8 +123,25 @@ class Collecting:
 
     # --- sample and grade
 
+    def _take_over(self) -> None:
+        """Copies the samples that the stage had before it was changed, if only what is asked of them has changed."""
+        workdir, name, path = self.context.workdir, self.stage.name, self._path('all.jsonl')
+        if os.path.exists(path):
+            return
+        ours = drawn(checkpoint.read_begun(workdir, name))
+        for folder in aside.left(workdir, name):
+            theirs = os.path.join(folder, aside.DATA, os.path.basename(path))
+            if os.path.exists(theirs) and drawn(aside.begun(folder)) == ours:
+                shutil.copyfile(theirs, path + '.part')
+                os.replace(path + '.part', path)
+                self.context.view.note(
+                    f'{name}: the samples are those of {folder}, of which it now asks something else'
+                )
+                return
+
     def _sample(self) -> None:
         """Brings STAGE.all.jsonl to its end."""
+        self._take_over()
         context, cfg, problems = self.context, self.cfg, self.job.problems
         with open(self._path('all.jsonl'), 'a+b', buffering=0) as file:
             done = self._resume(file)
@@ -290,3 +312,12 @@ class Collecting:
             },
             'settings': settings,
         }
+
+
+def drawn(record: dict | None) -> Any:
+    """What the samples of a stage depend on, of what stage.json says of it; None where there is nothing."""
+    if record is None:
+        return None
+    inputs = {name: value for name, value in record['inputs'].items() if name not in ('evals', 'measured')}
+    source = {name: value for name, value in inputs['stage']['source'].items() if name not in CHOOSING}
+    return inputs | {'stage': inputs['stage'] | {'source': source}}
