@@ -1,7 +1,7 @@
 """The `r1jax` command.
 
     r1jax run EXPERIMENT            from a recipe to a workdir: trains, evaluates, resumes
-    r1jax export CHECKPOINT DIR     writes a Hugging Face folder
+    r1jax export CHECKPOINT DIR     writes a Hugging Face folder, or with --adapter one for PEFT
     r1jax report WORKDIR            writes a workdir's report.html anew
     r1jax grade FILE                grades a file of problems with completions
 
@@ -75,7 +75,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a checkpoint as a Hugging Face folder, which transformers and vLLM load."""
+    """Write a checkpoint as a Hugging Face folder, which transformers and vLLM load, or a stage's adapters as one for PEFT."""
 
     afterwards: ClassVar[str] = 'nothing was written'
 
@@ -83,10 +83,42 @@ class Export:
     """A workdir (its last stage), WORKDIR:STAGE, a Hugging Face folder, or a GGUF."""
     directory: Annotated[tyro.conf.Positional[Path], _arg('DIR')]
     """A folder that does not exist yet."""
-    dtype: Literal['bfloat16', 'float16', 'float32', 'stored'] = 'bfloat16'
+    dtype: Annotated[
+        Literal['bfloat16', 'float16', 'float32', 'stored'] | None,
+        _arg('{bfloat16,float16,float32,stored}', '(default: bfloat16; of adapters: stored)'),
+    ] = None
     """Of the weights; stored: as the checkpoint has them."""
+    adapter: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Of a stage with LoRA write the adapters alone, not merged into their base."""
 
     def __call__(self) -> None:
+        (self._adapter if self.adapter else self._whole)()
+
+    def _adapter(self) -> None:
+        from r1jax import settings
+        from r1jax.checks import from_weights
+        from r1jax.train import restore
+        from r1jax.weights import families, peft
+
+        with settings.as_bad_input():
+            found = restore.adapters(self.checkpoint)
+            base = found.start if from_weights(found.start) else None
+            dtype = None if self.dtype in (None, 'stored') else self.dtype
+            names = families.names(found.model)
+            files = peft.write(str(self.directory), found.params, found.lora, names, base, dtype)
+        print(f'{found.what} -> {self.directory}: {", ".join(files)}')
+        if base is None:
+            workdir = self.checkpoint.rpartition(':')[0] or self.checkpoint
+            put_on = (
+                f'r1jax export {workdir}:{found.start}'
+                if found.start != 'init'
+                else 'no folder: it was drawn at random'
+            )
+            print(f'their base is {found.start}: {put_on}')
+        if found.lora.base == 'int8':
+            print('they were trained beside weights rounded to int8: on others, logits differ by that rounding')
+
+    def _whole(self) -> None:
         from r1jax import settings
         from r1jax.train import restore
         from r1jax.weights import export, exported_chat
@@ -95,7 +127,7 @@ class Export:
             found = restore.restore(self.checkpoint)
             tokenizer = found.source.tokenizer
             template = exported_chat.exported(found.template, tokenizer) if found.template and tokenizer else None
-            dtype = None if self.dtype == 'stored' else self.dtype
+            dtype = None if self.dtype == 'stored' else self.dtype or 'bfloat16'
             files = export.write(str(self.directory), found.source, dtype, chat_template=template)
         for note in found.source.skipped:
             print(f'left out: {note}')

@@ -58,10 +58,18 @@ def set_row(each) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-PRINTING = {'data.md', 'judge.md'}  # pages whose output a test of their own compares
+PRINTING = {'data.md', 'judge.md', 'models.md'}  # pages whose output a test of their own compares
 
 
 @pytest.mark.parametrize('name', sorted(p.name for p in DOCS.glob('*.md') if p.name not in PRINTING))
 def test_pages_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(name)
+
+
+def test_models_prints_what_it_says(capsys):
+    page = run('models.md')
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    for line in printed:
+        assert f'It prints `{line}`' in page, line

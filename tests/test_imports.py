@@ -60,7 +60,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'workdir': {'config', 'settings', 'record'},
     'runtime': set(),
     'grade': {'types', 'data', 'rewards', 'settings'},  # and nothing that would start jax
-    'cli': {'__init__', 'runtime', 'settings', 'data', 'train', 'weights', 'report', 'grade'},
+    'cli': {'__init__', 'runtime', 'checks', 'settings', 'data', 'train', 'weights', 'report', 'grade'},
     '__main__': {'cli'},
     '__init__': set(),
 }

@@ -17,6 +17,7 @@ from tiny import MODEL, full_logits, params_of, random_items
 
 from r1jax import sharding
 from r1jax.checks import validate
+from r1jax.cli import main
 from r1jax.config import GRPO, LoRA, MeshConfig, ModelConfig, OptimConfig
 from r1jax.nn import lora
 from r1jax.nn.layers import Int8, matmul
@@ -348,6 +349,29 @@ def test_an_export_is_of_the_merged_weights(whole):
     assert found.what.endswith('stage after, step 6')
     for a, b in zip(leaves(found.source.params), leaves(want), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_adapters_are_exported_apart_from_their_base(whole, tmp_path, capsys):
+    """On what their stage started from, merged by hand from the files, they are the stage's weights."""
+    from safetensors.numpy import load_file
+
+    assert main(['export', f'{whole}:zero', str(tmp_path / 'out'), '--adapter']) == 0
+    said = capsys.readouterr().out
+    assert 'stage zero, step 6' in said and f'their base is base: r1jax export {whole}:base' in said
+    meta = json.loads((tmp_path / 'out' / 'adapter_config.json').read_text())
+    assert (meta['r'], meta['lora_alpha'], meta['base_model_name_or_path']) == (4, 8.0, None)
+    stored = load_file(tmp_path / 'out' / 'adapter_model.safetensors')
+    before, after = (
+        restore.restore(f'{whole}:{name}').source.params['stack_0']['down'][0] for name in ('base', 'zero')
+    )
+    a, b = (stored[f'base_model.model.model.layers.0.mlp.down_proj.lora_{n}.weight'] for n in 'AB')
+    np.testing.assert_allclose(before + 2.0 * (b @ a).T, after, atol=1e-6)
+    assert main(['export', str(whole), str(tmp_path / 'half'), '--adapter', '--dtype', 'bfloat16']) == 0
+    assert 'rounded to int8' in capsys.readouterr().out
+    assert {a.dtype.name for a in load_file(tmp_path / 'half' / 'adapter_model.safetensors').values()} == {'bfloat16'}
+    assert main(['export', f'{whole}:base', str(tmp_path / 'other'), '--adapter']) == 2
+    assert 'stage base of' in (error := capsys.readouterr().err) and 'no adapters; zero, after did' in error
 
 
 @pytest.mark.slow

@@ -176,14 +176,24 @@ def test_a_run_is_exported_and_goes_on_elsewhere(llama, tmp_path, capsys):
 
 def test_bad_checkpoints_are_one_sentence(llama, tmp_path, capsys):
     (tmp_path / 'run' / 'checkpoints').mkdir(parents=True)
+    for workdir, step in (
+        ('old', '8'),
+        ('early', '.tmp'),
+    ):  # of a version that wrote no stage.json; killed before its first checkpoint
+        (tmp_path / workdir / 'checkpoints' / 'zero' / step).mkdir(parents=True)
+        (tmp_path / workdir / 'config.json').write_text('{"recipe": {"stages": [{"name": "zero"}]}}')
     for name, says in [
         (tmp_path / 'none', 'no weights at'),
         (tmp_path / 'run', 'is no workdir that a run has begun in'),
         (llama / 'config.json', "cannot read weights of kind '.json'"),
+        (tmp_path / 'old', 'has checkpoints of stage zero, but nothing that says of which model: an earlier r1jax'),
+        (tmp_path / 'early', 'has no checkpoint: run it first'),
     ]:
         assert main(['export', str(name), str(tmp_path / 'out')]) == 2
         error = capsys.readouterr().err
         assert says in error and error.count('\n') == 1
+    assert main(['export', str(llama), str(tmp_path / 'out'), '--adapter']) == 2
+    assert 'only a stage of one can have adapters' in capsys.readouterr().err
     assert main(['export', str(llama), str(tmp_path)]) == 2
     assert 'is not empty' in capsys.readouterr().err
 

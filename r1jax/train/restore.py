@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from r1jax import config, sharding, weights
-from r1jax.config import MeshConfig, ModelConfig
+from r1jax.config import LoRA, MeshConfig, ModelConfig
 from r1jax.nn import transformer
 from r1jax.presets import PRESETS
 from r1jax.settings import BadInput, nearest
 from r1jax.train import checkpoint
+from r1jax.train import step as compiled
 from r1jax.train.start import Lineage, Link
 from r1jax.weights import export
 
@@ -41,6 +42,17 @@ def write(workdir: str, tokenizer: Any) -> None:
         tokenizer.save(os.path.join(workdir, TOKENIZER))
 
 
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """The adapters of a stage, apart from their base."""
+
+    params: Any  # {'stack_0': {target: {'a', 'b'}, …}, …}, f32
+    lora: LoRA
+    model: ModelConfig
+    start: str  # of the stage: the base
+    what: str  # in words
+
+
 def restore(name: str) -> Restored:
     """Opens a checkpoint; a workdir's parameters are read to the host.
 
@@ -48,9 +60,46 @@ def restore(name: str) -> Restored:
       FileNotFoundError, ImportError, ValueError: as `r1jax.weights.load`.
       BadInput: a workdir without a checkpoint, or without the stage; a stage that ended with a reward model.
     """
+    if (found := _found(name)) is None:
+        return Restored(weights.opened(name), None, name)
+    folder, stage, step, links, records = found
+    if links[stage].lora:
+        lineage = Lineage(folder, sharding.make_mesh(MeshConfig()), links, _opened)  # one device holds the weights
+        with jax.set_mesh(lineage.mesh):
+            params = lineage.end(stage)
+    else:
+        with checkpoint.Checkpoints(folder, stage) as saved:
+            params = saved.params(step, _like(links[stage].model))
+    held = export.Held(links[stage].model, params, _tokenizer(folder))
+    return Restored(held, records[stage]['template'], f'{folder}, stage {stage}, step {step}')
+
+
+def adapters(name: str) -> Adapters:
+    """The adapters that a stage of a workdir trained, read to the host.
+
+    Raises:
+      BadInput: as `restore`, or there are none in what is named.
+    """
+    found = _found(name)
+    if found is None:
+        raise BadInput(f'{name} is no workdir: only a stage of one can have adapters apart from their base')
+    folder, stage, step, links, _ = found
+    link = links[stage]
+    if link.lora is None:
+        with_them = [each for each in links if links[each].lora]
+        hint = f'; {", ".join(with_them)} did' if with_them else ''
+        raise BadInput(f'stage {stage} of {folder} trained all weights and no adapters{hint}')
+    mesh = sharding.make_mesh(MeshConfig())
+    with jax.set_mesh(mesh), checkpoint.Checkpoints(folder, stage) as saved:
+        params = saved.params(step, compiled.described_params(link.model, mesh, link.lora))
+    return Adapters(jax.device_get(params), link.lora, link.model, link.start, f'{folder}, stage {stage}, step {step}')
+
+
+def _found(name: str) -> tuple[str, str, int, dict[str, Link], dict[str, dict]] | None:
+    """Folder, stage and step of the checkpoint that a name means, and every stage's link and stage.json; None: it is no workdir."""
     folder, _, stage = (name, '', '') if os.path.exists(name) else name.rpartition(':')
     if not os.path.isdir(os.path.join(folder, 'checkpoints')):
-        return Restored(weights.opened(name), None, name)
+        return None
     try:
         with open(os.path.join(folder, 'config.json'), encoding='utf-8') as file:
             stages = [each['name'] for each in json.load(file)['recipe']['stages']]
@@ -67,16 +116,18 @@ def restore(name: str) -> Restored:
         if each in links:
             with checkpoint.Checkpoints(folder, each) as saved:
                 if (step := saved.latest()) is not None:
-                    params = None if links[each].lora else saved.params(step, _like(links[each].model))
-                    break
-    else:
-        raise BadInput(f'{folder} has no checkpoint{f" of stage {stage}" if stage else ""}: run it first')
-    if params is None:
-        lineage = Lineage(folder, sharding.make_mesh(MeshConfig()), links, _opened)  # one device holds the weights
-        with jax.set_mesh(lineage.mesh):
-            params = lineage.end(each)
-    held = export.Held(links[each].model, params, _tokenizer(folder))
-    return Restored(held, records[each]['template'], f'{folder}, stage {each}, step {step}')
+                    return folder, each, step, links, records
+        elif _steps(checkpoint.stage_directory(folder, each)):
+            raise BadInput(
+                f'{folder} has checkpoints of stage {each}, but nothing that says of which model: an earlier r1jax wrote them, '
+                'and that one can export them'
+            )
+    raise BadInput(f'{folder} has no checkpoint{f" of stage {stage}" if stage else ""}: run it first')
+
+
+def _steps(folder: str) -> list[str]:
+    """The checkpoints that a stage's folder holds, whatever wrote them."""
+    return [name for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
 
 
 def _link(record: dict) -> Link:

@@ -42,6 +42,12 @@ def fitting(cfg: ModelConfig) -> str:
     raise ValueError(f'no family has {has}: {", ".join(FAMILIES)}')
 
 
+def names(cfg: ModelConfig) -> dict[tuple[str, ...], list[str]]:
+    """The tensor of each layer of each leaf, as the configuration's family calls it; of an expert's several the first."""
+    leaves = FAMILIES[fitting(cfg)].table(cfg).leaves()
+    return {path: [piece.names[0] for piece in pieces] for path, pieces in leaves.items()}
+
+
 def sizes(c: ModelConfig) -> dict[str, int]:
     """Of the axes."""
     return {'V': c.vocab, 'D': c.width, 'N': c.heads, 'K': c.kv_heads, 'H': c.head_dim, 'F': c.hidden}

@@ -30,7 +30,14 @@ Names = Mapping[
 ]  # (stack, target) -> the weight's name in a Hugging Face folder, layer by layer
 
 
-def write(folder: str, adapters: Mapping[str, Any], lora: LoRA, names: Names, base: str | None = None) -> list[str]:
+def write(
+    folder: str,
+    adapters: Mapping[str, Any],
+    lora: LoRA,
+    names: Names,
+    base: str | None = None,
+    dtype: str | None = None,
+) -> list[str]:
     """Writes a folder.
 
     Args:
@@ -38,6 +45,7 @@ def write(folder: str, adapters: Mapping[str, Any], lora: LoRA, names: Names, ba
       adapters: {stack: {target: {'a': f32[L, *in, r], 'b': f32[L, r, *out]}}}, host or device arrays.
       names: of a mapping table, `{path: [p.names[0] for p in pieces] for path, pieces in table.leaves().items()}`.
       base: name or path of the base model, for those who load the folder; None: they say it.
+      dtype: of the factors: bfloat16, float16 or float32; None: as they are.
 
     Returns:
       The files' names.
@@ -50,6 +58,8 @@ def write(folder: str, adapters: Mapping[str, Any], lora: LoRA, names: Names, ba
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise FileExistsError(f'{folder} is not empty: name a folder that does not exist yet')
     tensors = dict(sorted(_tensors(adapters, names).items()))
+    if dtype:
+        tensors = {name: a.astype(safetensors.named(dtype)) for name, a in tensors.items()}
     modules = {name.removesuffix('.weight').rpartition('.')[2] for pairs in names_of(adapters, names) for name in pairs}
     meta = {
         'peft_type': 'LORA',
