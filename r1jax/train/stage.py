@@ -50,7 +50,8 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
     with as_bad_input():
         validate(recipe, jax.device_count())
         status = open_workdir(workdir, recipe)
-        aside.recover(workdir)
+        for folder in aside.recover(workdir):
+            print(f'a run was killed while it set something aside, which is now in {folder}')
     mesh = sharding.make_mesh(recipe.mesh)
     with jax.set_mesh(mesh), Pool(recipe.grading.workers, recipe.grading.memory_mb << 20) as pool, Signals() as signals:
         with as_bad_input():
