@@ -318,6 +318,41 @@ class Mixed:
         ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Liked:
+    """Stands for a learned reward, whose last bits depend on what is scored beside it."""
+
+    learned = True
+
+    def many(self, problems, responses):
+        return [0.5 - abs(len(responses) - 4) * 1e-6 for _ in responses]
+
+
+def test_a_kind_without_a_right_answer_has_a_threshold_of_its_own(whole, tmp_path):
+    parts = Part('accuracy', lucky, kinds=('math',)), Part('liked', Liked(), kinds=('general',))
+    decides = Threshold('accuracy'), Threshold('liked', 0.5)
+    begun(
+        whole,
+        tmp_path,
+        problems=Mixed(),
+        rewards=parts,
+        correct=decides,
+        filters=(),
+        pass_rate=(0.0, 1.0),
+        unfinished=True,
+    )
+    everything = list(read(str(tmp_path / 'data' / 'picked.all.jsonl')))
+    assert [line['verdict'] for line in everything if line['question'] == 1] == ['correct'] * 4
+    lucky_ones = [lucky(None, collected.sample(line).response) == 1 for line in everything if line['question'] == 0]
+    assert [line['verdict'] == 'correct' for line in everything if line['question'] == 0] == lucky_ones
+    kept = list(read(str(tmp_path / 'data' / 'picked.jsonl')))
+    assert [line['kind'] for line in kept].count(
+        'general'
+    ) == 2  # who were scored beside other two, and again by themselves
+    groups = json.loads(files(tmp_path)['card.json'])['groups']
+    assert [group['kind'] for group in groups] == ['general', 'math'] and groups[0]['samples']['correct'] == 4
+
+
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
