@@ -142,7 +142,7 @@ def test_packed_rows_in_microbatches_give_the_update_of_the_definition(kl, tempe
         tokens[i, : len(both)], where[i, len(item.prompt) : len(both)] = both, True
     params, taught = params_of(MODEL, 0), params_of(TEACHER, 9)
     value, grads = _definition(loss, params, taught, tokens, where)
-    batch, count, _ = pack(items, 72, 4, len(items), prompts=32)
+    batch, count, _ = pack(items, 56, 4, len(items), prompts=32)
     assert count > 1
     mesh = sharding.make_mesh(MeshConfig(*mesh))
     with jax.set_mesh(mesh):
