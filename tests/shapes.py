@@ -1,0 +1,123 @@
+"""What a recipe's stages would hold and compute, described: no array is made, and no device is asked for.
+
+    training(recipe, stage)     train state before and after an update, its metrics
+    sampling(recipe, stage)     what the policy's sampler gives
+
+trace what a stage would compile, at its sizes and on a mesh of as many devices as the recipe wants, of which none needs to be there. So a
+recipe of 671 billion parameters is checked on a laptop. They find what does not fit together; XLA compiles nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType
+
+from r1jax import sharding
+from r1jax.checks import model_of
+from r1jax.config import REWARD_MODELS, Distil, MeshConfig, ModelConfig, OnPolicy, Recipe, RowConfig, Stage
+from r1jax.nn import lora
+from r1jax.presets import PRESETS
+from r1jax.sample.sampler import Decode, Prompts, sample, sample_keys
+from r1jax.train import optim
+from r1jax.train import step as compiled
+from r1jax.train.phases import longest
+from r1jax.types import Batch, Rollout, TrainState
+
+number = functools.partial(jax.ShapeDtypeStruct, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A stage's training: ShapeDtypeStructs, with shardings but for what comes out."""
+
+    weights: Any  # of the whole model
+    state: TrainState
+    after: TrainState  # as the update gives it back
+    metrics: dict[str, Any]
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.state.params))
+
+    @property
+    def weights_a_device(self) -> int:
+        return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(self.weights))
+
+    @property
+    def bytes_a_device(self) -> int:
+        """Of what is trained, its moments and its gradients, and of the base of adapters, in bfloat16."""
+        leaves, whole = jax.tree.leaves(self.state), jax.tree.leaves(self.state.params)
+        held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in [*leaves, *whole])
+        return held + (2 * self.weights_a_device if self.parameters < self.weights_a_device else 0)
+
+
+def mesh_of(cfg: MeshConfig) -> AbstractMesh:
+    return AbstractMesh((cfg.data, cfg.fsdp, cfg.tensor), ('data', 'fsdp', 'tensor'), (AxisType.Auto,) * 3)
+
+
+def model(recipe: Recipe, stage: Stage) -> ModelConfig:
+    return model_of(recipe, stage) or PRESETS[stage.start]
+
+
+def training(recipe: Recipe, stage: Stage) -> Trained:
+    """Traces the train state and an update of a stage that trains. Stages that are alike are traced once."""
+    named, loss, source, rows = {each.name: each for each in recipe.stages}, stage.loss, stage.source, stage.rows
+    teacher = model(recipe, named[loss.teacher]) if isinstance(loss, Distil) else None
+    on_policy = isinstance(source, OnPolicy)
+    items = -(-source.questions * source.samples // source.minibatches) if on_policy else source.batch
+    return _training(model(recipe, stage), teacher, recipe.mesh, loss, stage.optim, rows, items, on_policy, stage.lora)
+
+
+@functools.cache
+def _training(cfg, teacher, mesh, loss, optimizer, rows, items, on_policy, adapters) -> Trained:
+    mesh, also = mesh_of(mesh), {}
+    with jax.sharding.use_abstract_mesh(mesh):
+        tx = optim.transform(optimizer)
+        weights = compiled.described_params(cfg, mesh)
+        state = compiled.described(cfg, tx, mesh, adapters, isinstance(loss, REWARD_MODELS))
+        if teacher:
+            also['taught'] = compiled.described_params(teacher, mesh)
+        if adapters:
+            also['base'] = jax.eval_shape(functools.partial(lora.frozen, cfg=adapters), weights)
+        where = jax.tree.map(lambda leaf: leaf.sharding, state)
+        update = compiled.build_update(cfg, loss, tx, where, adapters, teacher)
+        scalars = number(np.int32), number(np.float32), number(np.float32), number(np.bool_)
+        batch = _batch(cfg, mesh, rows, items, on_policy)
+        after, metrics = jax.eval_shape(update, state, batch, *scalars, **also)
+    return Trained(weights, state, after, metrics)
+
+
+def sampling(recipe: Recipe, stage: Stage) -> Rollout:
+    """Traces the call that draws the responses of a stage that samples, at its longest."""
+    cfg, mesh, source = model(recipe, stage), mesh_of(recipe.mesh), stage.source
+    drawn, rows = source.sample, source.sample.slots
+    ids = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
+    questions = (rows // source.samples,)
+    prompts = Prompts(ids((*questions, drawn.max_prompt)), ids(questions), ids(questions))
+    new = longest(stage) if isinstance(source, OnPolicy) else drawn.max_tokens
+    routes = isinstance(source, OnPolicy) and cfg.replays
+    decode = Decode(cfg, new, (0,), 0, drawn.top_p, drawn.top_k, drawn.buckets, routes)
+    with jax.sharding.use_abstract_mesh(mesh):
+        keys = jax.eval_shape(lambda: sample_keys(0, 0, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.int32)))
+        params = compiled.described_params(cfg, mesh)
+        drawing = functools.partial(sample, cfg=decode)
+        return jax.eval_shape(drawing, params, prompts, keys, ids((rows,)), temperature=number(np.float32))
+
+
+def _batch(cfg: ModelConfig, mesh: AbstractMesh, rows: RowConfig, items: int, on_policy: bool) -> Batch:
+    """The packed batch of an optimizer step of so many items."""
+    shape = (-(-items // rows.per_microbatch), rows.per_microbatch, rows.length)
+    place = sharding.named(mesh, 'micro', 'batch', 'length')
+    kinds = dict.fromkeys(('tokens', 'position', 'segment', 'parent', 'source'), jnp.int32)
+    kinds |= dict.fromkeys(('weight', 'advantage', 'sampler_logp', 'old_logp', 'ref_logp'), jnp.float32)
+    arrays = {name: jax.ShapeDtypeStruct(shape, kind, sharding=place) for name, kind in kinds.items()}
+    if on_policy and cfg.replays:
+        arrays['routes'] = jax.ShapeDtypeStruct((*shape, cfg.expert_layers, cfg.moe.active), jnp.int16)
+    return Batch(**arrays, prompts=rows.prompts, block=rows.block or rows.length - rows.prompts)
