@@ -7,6 +7,7 @@ r"""DeepSeek-R1 at its size: all stages from DeepSeek-V3-Base to RL for all scen
     hf download TIGER-Lab/WebInstruct-verified --repo-type dataset --local-dir data/webinstruct_verified
     hf download HuggingFaceH4/ultrafeedback_binarized --repo-type dataset --local-dir data/ultrafeedback
     hf download PKU-Alignment/BeaverTails --repo-type dataset --local-dir data/beavertails
+    unxz data/beavertails/round0/330k/train.jsonl.xz
     hf download HuggingFaceH4/aime_2024 --repo-type dataset --local-dir data/aime24
     hf download HuggingFaceH4/MATH-500 --repo-type dataset --local-dir data/math500
     hf download Idavidrein/gpqa --repo-type dataset --local-dir data/gpqa_diamond
@@ -159,7 +160,8 @@ LOGIC = tuple(
 )
 PROBLEMS = Together((*map(named, ('deepscaler', 'dapo_math_17k', 'code_contests', 'webinstruct_verified')), *LOGIC))
 GENERAL = Table('data/ultrafeedback', Fields('prompt', '', kind='general'), split='train_prefs')
-UNSAFE = Table('data/beavertails', Fields('prompt', '', kind='safety'), split='330k_train', unique=True)
+BEAVERTAILS = 'data/beavertails/round0/330k/train.jsonl'
+UNSAFE = Table(BEAVERTAILS, Fields('prompt', '', kind='safety'), unique=True)
 
 
 def preferences(side: str) -> TablePairs:
@@ -170,7 +172,7 @@ def preferences(side: str) -> TablePairs:
 
 def labels(side: str) -> TableLabelled:
     """Methods: 106k responses with a label, safe or not. Here 300k were labelled by people (BeaverTails)."""
-    return TableLabelled('data/beavertails', side=side, split='330k_train', kind='safety')
+    return TableLabelled(BEAVERTAILS, side=side, kind='safety')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,9 @@ def invent(workdir, lineage=True):
             if name == 'distill':
                 continue
             entries[name] = {'steps': steps, 'seconds': 60.0}
+            if source == 'Collect':
+                entries[name]['collected'] = {'samples': {'kept': 1234, 'sampled': 7952}}
+                log.metrics(name, 1, 1.0, {'reward/mean': 1.0, 'rollout/tokens': 30.0})
             if source == 'OnPolicy':
                 entries[name]['evals'] = rl(log, rng, name, steps)
                 entries[name] |= entries[name]['evals']['held_out']
@@ -151,6 +154,8 @@ def test_the_graph_has_every_stage_and_line_and_leads_to_the_results(workdir, so
     assert source.count('<g class="stage weights">') == 1 and source.count('<g class="stage open">') == 1
     assert 'sft: next token, starts from pretrain, reads rejection.' in page.said
     assert 'rejection: rejection sampling, starts from reasoning_rl.' in page.said
+    assert 'rejection samplingkept 1,234 of 7,952' in page.said  # in its box
+    assert 'rejection from reasoning_rl · kept 1,234 of 7,952 samples, in 1 min 0 s.' in page.said
     assert 'distill: next token, starts from ./weights/small, reads rejection, not finished.' in page.said
     assert '://' not in source and 'url(' not in source
 
@@ -189,7 +194,7 @@ def test_the_table_has_a_row_a_stage(page):
     assert re.search(r'distill–{8}', page.said)
 
 
-def test_self_evolution_is_drawn_as_in_the_paper(page):
+def test_self_evolution_is_drawn_as_in_the_paper(source, page):
     drawn = [json.loads(v) for k, v in page.attributes if k == 'data-chart']
     accuracy = next(d for d in drawn if d['lines'][0]['name'] == 'pass@1')
     assert [line['name'] for line in accuracy['lines']] == ['pass@1', 'cons@8']
@@ -203,6 +208,7 @@ def test_self_evolution_is_drawn_as_in_the_paper(page):
     assert words['lines'][2]['y'][:11] == [0] * 10 + [0.055]  # 0 where it was not logged
     language = next(d for d in drawn if d['lines'][0]['name'] == 'Language')
     assert [mark['x'] for mark in language['marks']] == [0, 10, 20, 30, 40]
+    assert source.count('<b>Response length</b>') == 3  # of the stages of RL; those that collect are none
     assert 'held_out at 5 checkpoints' in page.said and 'wait90730' in page.said  # a thousand responses
 
 

@@ -61,7 +61,7 @@ def render(
     """
     pairs = [samples.section(name, *sides) for name, sides in completions.items()]
     verdicts = ''.join(f'<div id="{graph.anchor(stage.name)}">{verdict(stage)}</div>' for stage in run.stages)
-    sampling = [stage.name for stage in run.stages if stage.column('reward/mean')[1].size]
+    sampling = [stage.name for stage in run.stages if stage.reinforced]
     sections = [
         ('stages', 'Stages', graph.draw(run)),
         ('results', 'Results', reached.table(run) + verdicts if run.stages else ''),

@@ -38,14 +38,14 @@ EVALUATED = {
 }
 Z = 1.96  # of a 95 % interval
 WINDOW = 0.2  # share of a stage's steps that counts as its beginning, and as its end
-# What `evolution` draws of a stage that samples
+# What `evolution` draws of a stage of RL
 ELSEWHERE = ('rollout/tokens', 'rollout/tokens_std', 'reward/format', 'reward/language')
 
 
 def draw(stage: StageRun) -> str:
     """The charts of a stage but those of its self-evolution, '' if it has logged nothing."""
     drawn = [draw_plot(stage, plot) for plot in PLOTS]
-    known = {*ELSEWHERE, *(path for plot in PLOTS for path in plot.paths)}
+    known = {*(ELSEWHERE if stage.reinforced else ()), *(path for plot in PLOTS for path in plot.paths)}
     logged = {path for line in stage.lines for path, value in line.items() if is_number(value)} - {'step', 'seconds'}
     others = sorted(path for path in logged - known if not path.startswith(('eval/', 'reflection/')))
     more = [draw_plot(stage, Plot(path, (path,))) for path in others]

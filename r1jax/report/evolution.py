@@ -33,8 +33,8 @@ COLUMNS = (  # key of EVAL, heading, whether it is a share
 
 
 def section(stage: StageRun) -> str:
-    """The figures and tables of a stage, '' if it does not sample."""
-    if not stage.column('reward/mean')[1].size:
+    """The figures and tables of a stage, '' if it is not one of RL."""
+    if not stage.reinforced:
         return ''
     drawn = [
         accuracy(stage),

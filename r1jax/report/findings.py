@@ -49,7 +49,9 @@ def verdict(stage: StageRun) -> str:
 
 
 def thinking(stage: StageRun) -> str:
-    """'Does thinking pay in the base?' for a stage whose evaluation before was split by mode; '' for others."""
+    """'Does thinking pay in the base?' for a stage of RL whose evaluation before was split by mode; '' for others."""
+    if stage.kind not in ('GRPO', ''):
+        return ''
     both = next((both for both in stage.evals.values() if both.get('before', {}).get('by_mode')), None)
     if not both:
         return ''
@@ -122,6 +124,9 @@ def _course(stage: StageRun) -> str:
     """'60 steps in 3 min; loss 2.31 → 0.65.', or how far a running stage has come."""
     loss = stage.column('loss')[1]
     losses = f'; loss {number(loss[0])} → {number(loss[-min(20, loss.size) :].mean())}' if loss.size > 1 else ''
+    if stage.collected and stage.finished:
+        kept, sampled = stage.collected
+        return f'<span class="muted">· kept {kept:,} of {sampled:,} samples, in {span(stage.seconds)}.</span>'
     if not stage.done:
         words = f'is done, in {span(stage.seconds)}' if stage.finished else 'has not begun'
         return f'<span class="muted">· {words}.</span>'

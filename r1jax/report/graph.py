@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from r1jax.report.page import number, text
-from r1jax.report.workdir import Run, StageRun
+from r1jax.report.workdir import COLLECTS, Run, StageRun
 
 WIDTH, HEIGHT = 192, 62  # of a stage's box, user units
 LINE = 14  # room for a line that passes a layer
@@ -146,7 +146,7 @@ def _box(stage: StageRun | None, name: str, place: _Place) -> str:
     if stage is None:
         lines.append('weights')
     else:
-        steps = f'{stage.done:,} steps' if stage.done else ''
+        steps = f'{stage.done:,} steps' if stage.done and stage.kind != COLLECTS else ''
         lines += [' · '.join(filter(None, (stage.kind, steps))), _reached(stage)]
     rows = ''.join(
         f'<text class="{"name" if i == 0 else ""}" x="{place.x:.1f}" y="{y + 20 + 17 * i:.1f}" text-anchor="middle">{text(row)}</text>'
@@ -163,6 +163,8 @@ def anchor(name: str) -> str:
 
 def _reached(stage: StageRun) -> str:
     """A stage's main result in a few words, or that there is none yet."""
+    if stage.collected and stage.finished:
+        return f'kept {stage.collected[0]:,} of {stage.collected[1]:,}'
     both = next(iter(stage.evals.values()), {})
     if after := both.get('after'):
         return f'pass@1 {number(after["pass@1"], percent=True)}'

@@ -23,8 +23,8 @@ ERRORS = 0.01  # of the samples ungraded, from which there is a warning
 
 
 def monitor(stage: StageRun, newest: list[Record]) -> str:
-    """The stage's card, '' for stages without rewards. `newest` are records of its last rollout, as far as they were logged."""
-    if not stage.column('reward/mean')[1].size:
+    """The stage's card, '' for stages that learn from no rewards. `newest` are records of its last rollout, as far as they were logged."""
+    if not stage.reinforced:
         return ''
     findings = [*_apart(stage), *filter(None, (_errors(stage), _repeated(stage, newest)))]
     warned = any(warning for warning, _ in findings)

@@ -21,6 +21,7 @@ from r1jax.train import log
 
 LINEAGE = 'lineage.json'
 CARDS = os.path.join('data', '*.card.json')
+COLLECTS = 'rejection sampling'
 LOSSES = {  # the type of a stage's loss -> what the stage is called
     'NLL': 'next token',
     'GRPO': 'GRPO',
@@ -55,10 +56,21 @@ class StageRun:
         """What the stage does, in two words; '' if unknown."""
         source, loss = (str(self.part(name).get('type', '')).rpartition(':')[2] for name in ('source', 'loss'))
         if source == 'Collect':
-            return 'rejection sampling'
+            return COLLECTS
         if loss in LOSSES:
             return LOSSES[loss]
         return 'GRPO' if 'beta' in self.part('loss') else 'next token' if self.config else ''
+
+    @property
+    def reinforced(self) -> bool:
+        """Whether it learns from rewards, as far as it has come. A stage that collects has rewards, too, and learns nothing."""
+        return self.kind != COLLECTS and bool(self.column('reward/mean')[1].size)
+
+    @property
+    def collected(self) -> tuple[int, int] | None:
+        """Of a stage that collected: samples kept, and samples drawn."""
+        samples = (self.summary.get('collected') or {}).get('samples') or {}
+        return (samples['kept'], samples['sampled']) if {'kept', 'sampled'} <= samples.keys() else None
 
     @property
     def done(self) -> int:
