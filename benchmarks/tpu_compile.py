@@ -6,10 +6,13 @@
 Prints one JSON line: operations of products a chip against 6·N·D (8·N·D where everything is rematerialised) and attention, bytes of
 collectives against the least (a gather of each weight a pass, one reduce-scatter of the gradients), and
 the bytes a chip needs. With --part sample: what is gathered once, and what the decoding loop gathers and moves for each token.
+With --attention auto by the platform's kernel, whose operations cannot be counted: bytes alone. --prompts, --block, --blocks and --layers
+are sizes of the packed row and of the model.
 """
 
 import argparse
 import collections
+import dataclasses
 import functools
 import math
 
@@ -110,6 +113,7 @@ def least(model: ModelConfig, rows: int, remat: str) -> dict[str, float]:
 
 
 def main() -> None:
+    global PROMPTS, BLOCK, BLOCKS, LENGTH
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--topology', default='v5e:4x4')
     parser.add_argument('--data', type=int, default=1)
@@ -117,10 +121,15 @@ def main() -> None:
     parser.add_argument('--tensor', type=int, default=1)
     parser.add_argument('--remat', choices=('none', 'dots', 'full'), default='full')
     parser.add_argument('--part', choices=('update', 'sample'), default='update')
+    parser.add_argument('--attention', choices=('xla', 'auto'), default='xla')
+    for name, value in ('prompts', PROMPTS), ('block', BLOCK), ('blocks', BLOCKS), ('layers', MODEL.layers):
+        parser.add_argument(f'--{name}', type=int, default=value)
     parser.add_argument('--dump', help='write the HLO text here')
     a = parser.parse_args()
+    PROMPTS, BLOCK, BLOCKS = a.prompts, a.block, a.blocks
+    LENGTH = PROMPTS + BLOCK * BLOCKS
     mesh = mesh_of(a.topology, a.data, a.fsdp, a.tensor)
-    model = ModelConfig(**{**MODEL.__dict__, 'remat': a.remat})
+    model = dataclasses.replace(MODEL, remat=a.remat, attention=a.attention, layers=a.layers)
     chips, start = mesh.devices.size, now()
     rows = mesh.shape['data'] * mesh.shape['fsdp']
     program = (
@@ -149,6 +158,9 @@ def main() -> None:
             gathered_a_token_gb=round(sum(n for n, kind, _ in inside if kind == 'all-gather') / 1e9, 6),
             moved_a_token_gb=round(sum(n for n, _, _ in inside) / 1e9, 6),
         )
+        return
+    if a.attention == 'auto':
+        emit(**common, remat=a.remat, kernels=text.count('custom_call_target="tpu_custom_call"'))
         return
     want = least(model, rows, a.remat)
     per_chip = logprobs._LOGITS / (model.vocab / mesh.shape['tensor'])

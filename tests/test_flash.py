@@ -68,6 +68,7 @@ def test_kernels_give_the_function_and_the_gradient_of_attend_rows(kernel, case)
     assert not out[batch.segment[0] < 0].any()  # padding reads nothing
 
 
+@pytest.mark.slow
 def test_splash_in_bfloat16_with_values_narrower_than_keys():
     prompts, groups = CASES['apart']
     batch = rows_of(prompts, groups)
@@ -92,7 +93,7 @@ def test_kernels_on_a_mesh(kernel):
         assert jnp.linalg.norm(a - np.asarray(b)) < 1e-5 * jnp.linalg.norm(b)
 
 
-@pytest.mark.parametrize('remat', ['none', 'dots'])
+@pytest.mark.parametrize('remat', [pytest.param('none', marks=pytest.mark.slow), 'dots'])
 def test_a_model_by_kernels(remat, monkeypatch):
     """Through `forward`, scanned and rematerialised, as where the platform is a TPU."""
     batch = rows_of(*CASES['apart'])

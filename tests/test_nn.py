@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import MODEL, full_logits, params_of
 
+from r1jax.nn import attention
 from r1jax.nn.attention import Rows, attend, attend_rows, heads_first, merge, visible
 from r1jax.nn.cache import by_layer, with_suffix
 from r1jax.nn.transformer import forward, init_boxed, logical_axes, stacks, unembedding, unstack
@@ -104,9 +105,10 @@ def test_attention_in_parts_merges_to_the_whole():
     assert jnp.isfinite(grads).all()  # … and a defined gradient
 
 
-@pytest.mark.parametrize(('prompts', 'block'), [(8, 16), (0, 0)])
-def test_rows_attend_and_differentiate_as_the_whole_square_of_scores(prompts, block):
+@pytest.mark.parametrize(('prompts', 'block', 'chunk'), [(8, 16, 1024), (0, 0, 1024), (8, 16, 5), (0, 0, 28)])
+def test_rows_attend_and_differentiate_as_the_whole_square_of_scores(prompts, block, chunk, monkeypatch):
     """Its gradient is written by hand: against autodiff of all scores at once, padding and lone segments included."""
+    monkeypatch.setattr(attention, 'CHUNK', chunk)  # queries by chunks, also such as do not divide them
     rng = np.random.default_rng(0)
     segment = np.tile(np.r_[[0] * 4, [1] * 4, np.repeat([2, 3, 4], 16)], (2, 1))
     parent = np.where(segment > 1, segment % 2, -1)
@@ -127,6 +129,23 @@ def test_rows_attend_and_differentiate_as_the_whole_square_of_scores(prompts, bl
     np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
     for x, y in zip(a[1], b[1], strict=True):
         assert jnp.linalg.norm(x - y) <= 1e-5 * jnp.linalg.norm(y)
+
+
+def test_memory_of_attention_is_linear_in_length():
+    """As compiled, backward included; a square of scores would take four times as much for twice the length."""
+
+    def temporary(T):
+        ids = jnp.zeros((1, T), jnp.int32)
+        given = [jax.ShapeDtypeStruct((1, T, n, 8), jnp.float32) for n in (2, 1, 1)]
+
+        def total(q, k, v, segment):
+            return attend_rows(q, k, v, Rows.create(segment, segment - 1), 'float32').sum()
+
+        memory = jax.jit(jax.grad(total, (0, 1, 2))).lower(*given, ids).compile().memory_analysis()
+        return memory.temp_size_in_bytes
+
+    short, long = temporary(8192), temporary(16384)
+    assert long < 2.2 * short and long < 2 * 4 * 16384**2 / 4  # bytes: a quarter of the scores of two heads
 
 
 def test_every_parameter_names_its_axes():

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 NONE = -1e30  # the logsumexp of no key at all; finite, so that differences of two stay defined
+CHUNK = 1024  # queries whose scores are held at once: beyond it memory is linear in a row's length
 
 
 def visible(segment: jax.Array, parent: jax.Array) -> jax.Array:
@@ -29,15 +30,53 @@ def visible(segment: jax.Array, parent: jax.Array) -> jax.Array:
     return (own | shared) & (segment[:, :, None] >= 0)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """Which keys queries see, where a mask of all would be too large: `mask` forms that of some queries."""
+
+    segment: jax.Array  # i32[B,T], of the queries
+    parent: jax.Array  # i32[B,T]
+    place: jax.Array  # i32[B,T], index among the keys; −1: its segment's keys are not among them
+    keys: jax.Array  # i32[B,S], segment of each key
+
+    @classmethod
+    def create(cls, segment: jax.Array, parent: jax.Array, keys: jax.Array, own: bool) -> Seen:
+        """`own`: the keys are the queries' own tokens; otherwise they are prompts set apart."""
+        place = jnp.arange(segment.shape[1]) if own else jnp.full(segment.shape[1], -1)
+        return cls(segment, parent, jnp.broadcast_to(place, segment.shape), keys)
+
+    def mask(self) -> jax.Array:
+        """bool[B,T,S]."""
+        segment, parent, place = (a[:, :, None] for a in (self.segment, self.parent, self.place))
+        own = (segment == self.keys[:, None, :]) & (place >= jnp.arange(self.keys.shape[1]))
+        shared = (parent == self.keys[:, None, :]) & (parent >= 0)
+        return (own | shared) & (segment >= 0)
+
+    def chunks(self) -> Seen:
+        """The same of each chunk of queries, [chunks,B,CHUNK], −1 behind the last; the keys' [chunks,B,S]."""
+        count = -(-self.segment.shape[1] // CHUNK)
+        each = (_chunked(a, 1, -1) for a in (self.segment, self.parent, self.place))
+        return Seen(*each, jnp.broadcast_to(self.keys, (count, *self.keys.shape)))
+
+
+Mask = jax.Array | Seen  # a mask, or what forms it
+
+
+def as_mask(mask: Mask) -> jax.Array:
+    """bool[B,T,S]."""
+    return mask.mask() if isinstance(mask, Seen) else mask
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """Who sees whom in packed rows of `prompts` prompt tokens and blocks of `block` tokens (see `r1jax.types.Batch`)."""
 
     prompts: int
     block: int
-    among_prompts: jax.Array  # bool[B,P,P]
-    to_prompts: jax.Array  # bool[B,T-P,P]
-    in_block: jax.Array  # bool[B·blocks,block,block]
+    among_prompts: Mask  # bool[B,P,P]
+    to_prompts: Mask  # bool[B,T-P,P]
+    in_block: Mask  # bool[B·blocks,block,block]
     segment: jax.Array  # i32[B,T]
     parent: jax.Array  # i32[B,T]
 
@@ -46,8 +85,15 @@ class Rows:
         """segment, parent: i32[B,T]."""
         P, N = prompts, block or segment.shape[1] - prompts
         s, p = (a[:, P:].reshape(-1, N) for a in (segment, parent))
-        to = (parent[:, P:, None] == segment[:, None, :P]) & (parent[:, P:, None] >= 0)
-        return cls(P, N, visible(segment[:, :P], parent[:, :P]), to, visible(s, p), segment, parent)
+        if segment.shape[1] - P > CHUNK:
+            to = Seen.create(segment[:, P:], parent[:, P:], segment[:, :P], own=False)
+        else:
+            to = (parent[:, P:, None] == segment[:, None, :P]) & (parent[:, P:, None] >= 0)
+        among, inside = (
+            Seen.create(a, b, a, own=True) if a.shape[1] > CHUNK else visible(a, b)
+            for a, b in ((segment[:, :P], parent[:, :P]), (s, p))
+        )
+        return cls(P, N, among, to, inside, segment, parent)
 
 
 def attend_rows(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, dtype: str) -> jax.Array:
@@ -55,7 +101,8 @@ def attend_rows(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, dtype: str
 
     No score is computed between two blocks, nor from a prompt to a block. The gradient needs nothing of the size of the scores: they
     are computed again, and the logsumexp over all of a query's keys makes each part's weights those of the whole (FlashAttention-2,
-    arXiv 2307.08691, algorithm 2). What it keeps is named 'attention', for rematerialisation policies.
+    arXiv 2307.08691, algorithm 2). What it keeps is named 'attention', for rematerialisation policies. More than `CHUNK` queries are
+    taken by chunks, one after another.
     """
     return _attend_rows(
         (rows.prompts, rows.block, dtype), q, k, v, (rows.among_prompts, rows.to_prompts, rows.in_block)
@@ -70,7 +117,7 @@ def _attend_rows(static, q, k, v, masks):
 def _rows_forward(static, q, k, v, masks):
     P, L, dtype = static
     among, to, inside = masks
-    out, total = attend(*heads_first(*(_blocks(a, P, L) for a in (q, k, v))), inside, dtype)
+    out, total = _attend(*heads_first(*(_blocks(a, P, L) for a in (q, k, v))), inside, dtype)
     out, total = (_rows(a.swapaxes(1, 2), q.shape[0]) for a in (out, total))
     if P:
         shared = heads_first(q, k[:, :P], v[:, :P])
@@ -83,7 +130,30 @@ def _rows_forward(static, q, k, v, masks):
 
 def _read(heads, queries, mask, dtype):
     q, k, v = heads
-    return tuple(a.swapaxes(1, 2) for a in attend(q[:, :, queries], k, v, mask, dtype))
+    return tuple(a.swapaxes(1, 2) for a in _attend(q[:, :, queries], k, v, mask, dtype))
+
+
+def _attend(q, k, v, mask, dtype):
+    """`attend`, by chunks of queries where the mask comes in them."""
+    if not isinstance(mask, Seen):
+        return attend(q, k, v, mask, dtype)
+    out = jax.lax.map(lambda a: attend(a[0], k, v, a[1].mask(), dtype), (_chunked(q, 2), mask.chunks()))
+    return tuple(_joined(a, 2, q.shape[2]) for a in out)
+
+
+def _chunked(a, axis, padding=0):
+    """[…,T,…] -> [chunks,…,CHUNK,…], padded behind the last."""
+    count = -(-a.shape[axis] // CHUNK)
+    pad = [(0, count * CHUNK - a.shape[axis] if i == axis else 0) for i in range(a.ndim)]
+    a = jnp.pad(a, pad, constant_values=padding)
+    return jnp.moveaxis(a.reshape(*a.shape[:axis], count, CHUNK, *a.shape[axis + 1 :]), axis, 0)
+
+
+def _joined(a, axis, length):
+    """The way back from `_chunked`."""
+    a = jnp.moveaxis(a, 0, axis)
+    a = a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(a, 0, length, axis=axis)
 
 
 def _rows_backward(static, kept, g):
@@ -119,6 +189,17 @@ def _part_backward(q, g, total, delta, k, v, mask, dtype):
     """Gradients of q [B,T,N,H], k [B,S,K,H] and v [B,S,K,V] through some of the queries' keys: g [B,T,N,V] is that of the output;
     total, the logsumexp over all keys, and delta, output · g, are [B,T,N].
     """
+    if isinstance(mask, Seen):
+
+        def chunk(sums, of):
+            *queries, seen = of
+            dq, *more = _part_backward(*queries, k, v, seen.mask(), dtype)
+            return tuple(a + b for a, b in zip(sums, more, strict=True)), dq
+
+        zero = tuple(jnp.zeros(a.shape, jnp.float32) for a in (k, v))
+        chunks = [_chunked(a, 1) for a in (q, g, total, delta)]
+        (dk, dv), dq = jax.lax.scan(chunk, zero, (*chunks, mask.chunks()))
+        return _joined(dq, 1, q.shape[1]), dk, dv
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
     q, k, v = heads_first(q * H**-0.5, k, v)

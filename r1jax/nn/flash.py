@@ -27,7 +27,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from r1jax import sharding
 from r1jax.config import ModelConfig
-from r1jax.nn.attention import NONE, Rows, attend_rows, merge
+from r1jax.nn.attention import NONE, Rows, as_mask, attend_rows, merge
 
 _TILE = 128  # tokens; splash cuts queries and keys into multiples of it
 _WIDE = ('batch', 'length', 'heads', 'head_dim')  # of q and of the output
@@ -228,7 +228,7 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, dtype: str, impl
         out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=causal, implementation=implementation)
         return jnp.where(mask.any(-1)[..., None, None], out.astype(jnp.float32), 0.0)
 
-    def whole(q, k, v, among, to, inside):
+    def attended(q, k, v, among, to, inside):
         B, blocks = q.shape[0], (q.shape[1] - P) // L
         own = [a[:, P:].reshape(-1, L, *a.shape[2:]) for a in (q, k, v)]
         if not P:
@@ -240,5 +240,5 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows, dtype: str, impl
         return (jnp.concatenate([attend(q[:, :P], k[:, :P], v[:, :P], among, True), out], 1),)
 
     mask = ('batch', None, None)
-    run = sharding.by_shard(whole, (_WIDE, _NARROW, _NARROW, mask, mask, mask), (_WIDE,))
-    return run(q, k, v, rows.among_prompts, rows.to_prompts, rows.in_block)[0]
+    run = sharding.by_shard(attended, (_WIDE, _NARROW, _NARROW, mask, mask, mask), (_WIDE,))
+    return run(q, k, v, *map(as_mask, (rows.among_prompts, rows.to_prompts, rows.in_block)))[0]
