@@ -15,7 +15,7 @@ from test_report import Page, written
 
 from r1jax import report
 from r1jax.evals.metrics import figures, summarise
-from r1jax.report import aha, graph, hacking
+from r1jax.report import aha, evolution, graph, hacking
 from r1jax.report.workdir import StageRun, read
 from r1jax.train.log import Log, write_summary
 
@@ -155,6 +155,7 @@ def test_the_graph_has_every_stage_and_line_and_leads_to_the_results(workdir, so
     assert 'sft: next token, starts from pretrain, reads rejection.' in page.said
     assert 'rejection: rejection sampling, starts from reasoning_rl.' in page.said
     assert 'rejection samplingkept 1,234 of 7,952' in page.said  # in its box
+    assert 'helpful_rmreward model, pairsagreement 93.0 %' in page.said  # steps do not fit
     assert 'rejection from reasoning_rl · kept 1,234 of 7,952 samples, in 1 min 0 s.' in page.said
     assert 'distill: next token, starts from ./weights/small, reads rejection, not finished.' in page.said
     assert '://' not in source and 'url(' not in source
@@ -186,7 +187,8 @@ def test_stages_that_no_recipe_could_have_do_not_hang_the_graph():
 def test_the_table_has_a_row_a_stage(page):
     heads = re.search(r'stage(pass@1.*?)before zero', page.said)[1]
     assert (
-        heads == 'pass@1 [95 %]majority [95 %]tokenslanguageformatreflective wordsgeneral: helpfulpairspretrain––––––––'
+        heads
+        == 'pass@1 [95 %]majority [95 %]tokenslanguageformatreflective wordsgeneral: helpfulpairs: agreementpretrain––––––––'
     )
     assert re.search(r'before zero2\d\.\d % \[', page.said) and re.search(
         r'helpful_rm–{7}93\.0 % \[88\.0, 97\.0\]', page.said
@@ -194,7 +196,7 @@ def test_the_table_has_a_row_a_stage(page):
     assert re.search(r'distill–{8}', page.said)
 
 
-def test_self_evolution_is_drawn_as_in_the_paper(source, page):
+def test_self_evolution_is_drawn_as_in_the_paper(workdir, source, page):
     drawn = [json.loads(v) for k, v in page.attributes if k == 'data-chart']
     accuracy = next(d for d in drawn if d['lines'][0]['name'] == 'pass@1')
     assert [line['name'] for line in accuracy['lines']] == ['pass@1', 'cons@8']
@@ -208,6 +210,15 @@ def test_self_evolution_is_drawn_as_in_the_paper(source, page):
     assert words['lines'][2]['y'][:11] == [0] * 10 + [0.055]  # 0 where it was not logged
     language = next(d for d in drawn if d['lines'][0]['name'] == 'Language')
     assert [mark['x'] for mark in language['marks']] == [0, 10, 20, 30, 40]
+    zero = next(stage for stage in read(str(workdir)).stages if stage.name == 'zero')
+    for line in zero.lines:
+        line.pop('reward/language')  # R1-Zero is not rewarded for it, and its evaluations tell of it
+    unrewarded = Page(evolution.section(zero))
+    drawn = [json.loads(v) for k, v in unrewarded.attributes if k == 'data-chart']
+    (line,) = next(d['lines'] for d in drawn if d['lines'][0]['name'] == 'held_out')
+    assert (
+        line['x'] == [0, 10, 20, 30, 40] and line['exact'] and 'Language reasoning in the language' in unrewarded.said
+    )
     assert source.count('<b>Response length</b>') == 3  # of the stages of RL; those that collect are none
     assert 'held_out at 5 checkpoints' in page.said and 'wait90730' in page.said  # a thousand responses
 

@@ -40,7 +40,8 @@ def section(stage: StageRun) -> str:
         accuracy(stage),
         draw_plot(stage, LENGTH),
         _reflection(stage),
-        *(draw_plot(stage, p) for p in (LANGUAGE, FORMAT)),
+        _language(stage),
+        draw_plot(stage, FORMAT),
     ]
     if not any(drawn):
         return ''
@@ -119,6 +120,14 @@ def _words(stage: StageRun) -> str:
         '<details><summary>Reflective words, by word: how many in a thousand responses</summary>'
         f'<div class="card scroll"><table>{head}{rows}</table></div></details>'
     )
+
+
+def _language(stage: StageRun) -> str:
+    """Consistency over steps: of rollouts where it is a reward, else of evaluations, as R1-Zero's, which mixes languages unrewarded."""
+    if stage.column('reward/language')[1].size:
+        return draw_plot(stage, LANGUAGE)
+    courses = stage.course('language_consistency').items()
+    return figure(LANGUAGE, [_series(name, points) for name, points in courses if len(points) > 1])
 
 
 def _course(stage: StageRun) -> str:

@@ -13,13 +13,14 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from r1jax.report.page import number, text
-from r1jax.report.workdir import COLLECTS, Run, StageRun
+from r1jax.report.workdir import COLLECTS, Run, StageRun, figure_of
 
 WIDTH, HEIGHT = 192, 62  # of a stage's box, user units
 LINE = 14  # room for a line that passes a layer
 ACROSS, DOWN = 24, 42  # between places
 SWEEPS = 12  # of ordering and of placing
 MARGIN = 6
+FITS = 29  # characters of a box's line
 
 
 @dataclasses.dataclass(eq=False)
@@ -147,7 +148,8 @@ def _box(stage: StageRun | None, name: str, place: _Place) -> str:
         lines.append('weights')
     else:
         steps = f'{stage.done:,} steps' if stage.done and stage.kind != COLLECTS else ''
-        lines += [' · '.join(filter(None, (stage.kind, steps))), _reached(stage)]
+        label = ' · '.join(filter(None, (stage.kind, steps)))
+        lines += [label if len(label) <= FITS else stage.kind, _reached(stage)]
     rows = ''.join(
         f'<text class="{"name" if i == 0 else ""}" x="{place.x:.1f}" y="{y + 20 + 17 * i:.1f}" text-anchor="middle">{text(row)}</text>'
         for i, row in enumerate(filter(None, lines))
@@ -168,6 +170,9 @@ def _reached(stage: StageRun) -> str:
     both = next(iter(stage.evals.values()), {})
     if after := both.get('after'):
         return f'pass@1 {number(after["pass@1"], percent=True)}'
+    judged = (figure_of(both['after'], 'accuracy') for both in stage.measured.values() if 'after' in both)
+    if agreement := next(filter(None, judged), None):
+        return f'agreement {number(agreement[0], percent=True)}'
     return '' if stage.finished else 'going on' if stage.done or both else 'not begun'
 
 

@@ -45,7 +45,7 @@ def _row(stage: StageRun, when: str) -> Row:
         if name == main:
             keys = [(vote if key == 'cons' else key, head, share) for key, head, share in COLUMNS]
         else:
-            keys = [('pass@1', name, True), ('accuracy', name, True)]
+            keys = [('pass@1', name, True), ('accuracy', f'{name}: agreement', True)]
         parts = [(f'part/{part}', f'{name}: {part}', False) for part in result.get('parts') or {}]
         for key, head, share in [*keys, *parts]:
             if key and (point := figure_of(result, key)):
