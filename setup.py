@@ -58,6 +58,7 @@ setuptools.setup(
             'hypothesis>=6.100',
             'pytest>=8.3',
             'pytest-timeout>=2.3',
+            'pytest-xdist>=3.6',
             'ruff>=0.14',
             *data,
             *gguf,
