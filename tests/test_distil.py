@@ -20,6 +20,7 @@ from r1jax.config import (
     MeshConfig,
     OnPolicy,
     OptimConfig,
+    Phase,
     Recipe,
     RowConfig,
     SampleConfig,
@@ -175,7 +176,14 @@ def recipe(*students):
     teacher = Stage('teacher', 8, Stored(corpus, batch=16), NLL(), OptimConfig(1e-2), ROWS)
     students = students or (
         student('stored', Stored(corpus, batch=16), 'forward'),
-        student('own', dataclasses.replace(SUMS, minibatches=2), 'reverse', start='stored', steps=5),
+        student(
+            'own',
+            dataclasses.replace(SUMS, minibatches=2),
+            'reverse',
+            start='stored',
+            steps=5,
+            phases=(Phase(4, rewards=smallest.REWARDS),),
+        ),
     )
     return Recipe('distilled', (teacher, *students), r1_zero, smallest.MODEL, TinyTokenizer())
 
@@ -204,6 +212,7 @@ def test_a_smaller_student_comes_near_its_teacher_on_stored_texts_and_on_its_own
     # a rollout of 16 serves two steps, without a reward
     assert [m['policy/version'] for m in own] == [0, 0, 2, 2, 4] and own[0]['rollout/samples'] == 16
     assert not any('reward/' in name or 'sampler_gap' in name for name in own[0])
+    assert 'reward/accuracy' in own[4] and own[4]['tokens'] > 0  # rewards are logged, and decide nothing
     assert own[0]['tokens'] + own[1]['tokens'] == 16 * own[0]['rollout/tokens']
 
 

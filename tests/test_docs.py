@@ -21,10 +21,11 @@ def run(name: str) -> str:
 def test_judge_prints_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = run('judge.md')
-    helpful, safe, dry, first, last = capsys.readouterr().out.splitlines()
+    helpful, safe, dry, first, votes, kept = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r'\[ *-?\d+\.\d+ +-10\. *\]', helpful) and len(re.findall(r'0?\.\d+', safe)) == 2
     assert dry in page and first in page
-    assert last.startswith("100 0.0 {'stored': 0, 'calls': 7, 'answered': 400")
+    assert votes.startswith("0.0 {'stored': 0, 'calls': 7, 'answered': 400")
+    assert kept == '100 0' and f'# {kept}: all' in page
 
 
 def test_data_prints_what_it_says(tmp_path, monkeypatch, capsys):
