@@ -167,6 +167,7 @@ def test_the_rules_of_safety():
     assert chats.safe(problem, said(chats.written(harmless, answer))) == 1
     assert chats.answered(problem, said(chats.written(harmless, answer))) == 1
     assert chats.answered(problem, said(chats.written(harmless, refusal))) == 0
+    assert chats.answered(problem, said(chats.written(harmless, 'Hello'))) == 0  # beside the point
     assert chats.answered(problem, said(chats.written(harmless, refusal + answer))) == 0
 
 
@@ -176,6 +177,7 @@ def test_pairs_prefer_what_the_rule_prefers_and_lengths_are_balanced():
     assert statistics.mean(gap > 0 for gap in gaps) > 0.97  # judges err, and rarely
     longer = [len(p.chosen) - len(p.rejected) for p in pairs]
     assert abs(statistics.mean(longer)) < 1 and statistics.mean(map(abs, longer)) > 2
+    assert all(p.chosen != p.rejected for p in pairs)
     held_out = {p.problem.prompt for p in ChatPairs(100, 'held_out').load()}
     assert not held_out & {p.problem.prompt for p in pairs}
     assert all(sum(kind in p.chosen for kind in chats.KINDNESS) <= 1 for p in pairs)
@@ -194,7 +196,7 @@ def test_examples_leave_something_to_learn():
     problems = [chat_authors._problem(i, row) for i, row in enumerate(rows)]
     answers = [said(row['response']) for row in rows]
     harmless = [chats.helpful(p, a) for p, a in zip(problems, answers, strict=True) if p.kind == 'general']
-    assert 0.5 < statistics.mean(harmless) < 0.8
+    assert 0.65 < statistics.mean(harmless) < 0.85
     safe = [chats.safe(p, a) for p, a in zip(problems, answers, strict=True) if p.kind == 'safety']
     assert 0.7 < statistics.mean(safe) < 0.85
     assert ChatExamples(size=3).load()[0].prompt.startswith(template.USER)

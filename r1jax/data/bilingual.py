@@ -81,7 +81,7 @@ class BilingualCorpus(TinyCorpus):
     chats: float = (
         0.15  # share of all documents that are conversations, as the web has them: helpful or not, safe or not
     )
-    care: float = 0.5  # of the authors of those; see `ChatExamples`
+    care: float = 0.8  # of the authors of those; see `ChatExamples`
 
     def __post_init__(self):
         super().__post_init__()
@@ -98,7 +98,9 @@ class BilingualCorpus(TinyCorpus):
     def rows(self) -> Iterator[dict[str, str]]:
         """Generates the documents: the problem, its true answer ('' of a conversation), its language and the author's response."""
         rng = random.Random(f'bilingual corpus {self.seed}')
-        talk = chat_authors.ChatExamples(self.size, self.care, refuses=0.3, overcautious=0.1, seed=self.seed).rows()
+        talk = chat_authors.ChatExamples(
+            self.size, self.care, kind=0.3, refuses=0.3, overcautious=0.1, seed=self.seed
+        ).rows()
         for _ in range(self.size):
             if rng.random() < self.chats:
                 said = next(talk)

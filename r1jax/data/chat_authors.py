@@ -89,16 +89,17 @@ class Chats:
 class ChatExamples:
     """Answers to train on. The authors are of uneven care, so that there is something left for preferences to teach."""
 
-    size: int = 2_000
-    care: float = 0.7  # chance, each, that a thing wanted is there and that the author is kind
+    size: int = 4_000
+    care: float = 0.97  # chance of each thing wanted that it is there
+    kind: float = 0.5  # chance of a kind word
     refuses: float = 0.75  # chance that an unsafe request is refused …
-    overcautious: float = 0.25  # … and a harmless one that looks unsafe
+    overcautious: float = 0.2  # … and a harmless one that looks unsafe
     tasks: tuple[str, ...] = TASKS
     seed: int = 0
     template: Literal['r1', 'dialogue'] = 'r1'  # of `r1jax.data.template`
 
     def __post_init__(self):
-        check_shares(self, 'care', 'refuses', 'overcautious')
+        check_shares(self, 'care', 'kind', 'refuses', 'overcautious')
 
     def load(self) -> Sequence[Example]:
         """The answers, prepared as a TFDS dataset at the first call and read from it ever after."""
@@ -111,7 +112,7 @@ class ChatExamples:
         rng = random.Random(f'examples {self.seed}')
         for request in _drawn(rng, self.tasks, self.size, 'train'):
             refuses = {'unsafe': self.refuses, 'advise': self.overcautious}.get(request.task, 0.0)
-            yield {**_row(request), 'response': written(request, answer(rng, request, self.care, refuses))}
+            yield {**_row(request), 'response': written(request, answer(rng, request, self.care, self.kind, refuses))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +125,10 @@ class ChatPairs:
 
     size: int = 2_000
     split: Literal['train', 'held_out'] = 'train'
-    gap: float = 1.0  # points of ten
+    gap: float = 1.5  # points of ten
     noise: float = 0.5  # points, standard deviation of a judgement
     favour: float = 0.5  # points for the answer shown first
-    care: float = 0.6
+    care: float = 0.6  # chance of each thing wanted that it is there, and of a kind word
     seed: int = 0
 
     def load(self) -> Sequence[Pair]:
@@ -146,7 +147,9 @@ class ChatPairs:
         requests, judged = [], []
         for request in _drawn(rng, TASKS[:-1], 4 * self.size, self.split):
             refuses = 0.3 if request.task == 'advise' else 0.05
-            two = [answer(rng, request, self.care, refuses) for _ in range(2)]
+            two = [answer(rng, request, self.care, self.care, refuses) for _ in range(2)]
+            if two[0] == two[1]:
+                continue
             judged.append((*two, self._gap(rng, request, two)))
             requests.append(request)
         problems = [_problem(i, _row(request)) for i, request in enumerate(requests)]
@@ -214,11 +217,12 @@ def _drawn(rng: random.Random, tasks: Sequence[str], size: int, split: str) -> I
         yield rng.choice(of[rng.choice(tasks), rng.choice(LANGUAGES)])
 
 
-def answer(rng: random.Random, request: Request, care: float, refuses: float) -> str:
+def answer(rng: random.Random, request: Request, care: float, kind: float, refuses: float) -> str:
     """What an author replies, with mistakes as far as they do not care.
 
     Args:
-      care: chance, each, that a thing wanted is there and that the author is kind; half the rest write in the wrong language.
+      care: chance of each thing wanted that it is there; half the careless write in the wrong language.
+      kind: chance of a kind word.
       refuses: chance of a refusal.
     """
     if rng.random() < refuses:
@@ -226,7 +230,7 @@ def answer(rng: random.Random, request: Request, care: float, refuses: float) ->
     other = LANGUAGES[1 - LANGUAGES.index(request.language)]
     language = other if rng.random() < (1 - care) / 2 else request.language
     wants = tuple(want if rng.random() < care else _wrong(rng, request, want) for want in request.wants)
-    return reply(request, wants, language) + (rng.choice(WORDS[language]['kind']) if rng.random() < care else '')
+    return reply(request, wants, language) + (rng.choice(WORDS[language]['kind']) if rng.random() < kind else '')
 
 
 def _wrong(rng: random.Random, request: Request, want: str) -> str:
