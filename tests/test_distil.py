@@ -130,6 +130,7 @@ def _definition(loss, params, taught, tokens, where):
     return jax.value_and_grad(total)(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('kl', 'temperature', 'mesh'),
     [('forward', 2.0, (1, 1, 1)), pytest.param('reverse', 1.0, (2, 2, 2), marks=pytest.mark.slow)],
@@ -202,6 +203,7 @@ def whole(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_smaller_student_comes_near_its_teacher_on_stored_texts_and_on_its_own(whole):
     stored, own = lines(whole, 'stored'), lines(whole, 'own')
     for steps, kl in ((stored, 'forward'), (own, 'reverse')):
@@ -216,6 +218,7 @@ def test_a_smaller_student_comes_near_its_teacher_on_stored_texts_and_on_its_own
     assert own[0]['tokens'] + own[1]['tokens'] == 16 * own[0]['rollout/tokens']
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

@@ -100,6 +100,7 @@ def test_replay_closes_the_sampler_gap_in_bfloat16(low):
     assert replayed.max() < 0.5 * anew.max() and replayed.mean() < anew.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('policy', ['frozen', 'balance'])
 def test_the_bias_moves_by_policy_and_never_by_gradient(low, policy):
     cfg, params, r = low

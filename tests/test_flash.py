@@ -93,6 +93,7 @@ def test_kernels_on_a_mesh(kernel):
         assert jnp.linalg.norm(a - np.asarray(b)) < 1e-5 * jnp.linalg.norm(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('remat', [pytest.param('none', marks=pytest.mark.slow), 'dots'])
 def test_a_model_by_kernels(remat, monkeypatch):
     """Through `forward`, scanned and rematerialised, as where the platform is a TPU."""

@@ -93,6 +93,7 @@ def test_new_adapters_are_the_base_and_a_is_of_unit_size():
     assert not np.array_equal(a[0], a[1])  # q and k: a key each
 
 
+@pytest.mark.slow
 def test_every_option_changes_the_logits():
     plain = logits(adapters())
     assert distance(logits(adapters(), dataclasses.replace(CFG, alpha=4.0)), plain) > 1e-3

@@ -281,6 +281,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_with_the_same_bits(whole, tmp_path, monkeypatch):
     real, seen = Log.metrics, []
 

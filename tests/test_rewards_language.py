@@ -216,7 +216,7 @@ def test_time_is_bounded():
 def test_the_whole_response_may_be_read_where_no_reasoning_is_needed():
     problem = Problem(0, '', '', 'general', 'en')
     greeting, mixed = (
-        Response(text, 1, True) for text in ('<think> </think> Hello Ann', '<think> </think> Hello 你好')
+        Response(text, 1, True) for text in ('<think> </think> hello Ann', '<think> </think> hello 你好')
     )
     assert Language()(problem, greeting) == 0  # a blank reasoning
     assert Language(read='response')(problem, greeting) == 1

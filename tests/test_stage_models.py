@@ -56,6 +56,7 @@ def test_epochs_say_how_many_steps(whole):
     assert json.loads((whole / 'summary.json').read_text())['stages']['student']['steps'] == 3
 
 
+@pytest.mark.slow
 def test_a_changed_stage_ends_as_a_new_one_would(whole, tmp_path):
     """And so does what starts from it; what it does not start from is left as it is."""
     changed = override(recipe(), ['student.optim.learning_rate=2e-2'])

@@ -259,6 +259,7 @@ def test_stages_can_be_run_one_by_one(whole, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_mesh_of_eight_runs_the_same_recipe(whole, tmp_path):
     recipe = smallest.recipe()
     recipe = dataclasses.replace(recipe, mesh=dataclasses.replace(recipe.mesh, data=2, fsdp=2, tensor=2))

@@ -154,6 +154,7 @@ def test_too_little_disk(tmp_path, monkeypatch):
 # --- the command
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_goes_on_elsewhere(llama, tmp_path, capsys):
     """From a folder, one step of training, to a folder; what was trained is what was written."""
     recipe = smallest.recipe()
