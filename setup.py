@@ -66,7 +66,7 @@ setuptools.setup(
             *math,
             *tasks,
         ],
-        'reference': ['torch>=2.6', 'transformers>=4.50'],  # only tests marked `reference` import them
+        'reference': ['torch>=2.6', 'transformers>=4.50', 'peft>=0.15'],  # only tests marked `reference` import them
     },
     entry_points={'console_scripts': ['r1jax = r1jax.cli:main']},
 )

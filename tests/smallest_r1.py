@@ -74,3 +74,7 @@ def nothing_learned() -> Recipe:
         return dataclasses.replace(stage, source=dataclasses.replace(stage.source, **anything))
 
     return dataclasses.replace(whole, stages=tuple(map(lenient, whole.stages)))
+
+
+def recipe() -> Recipe:
+    return nothing_learned()

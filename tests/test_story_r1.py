@@ -3,10 +3,12 @@
 import json
 import pathlib
 
+import killing
 import numpy as np
 import pytest
 import smallest_r1
 import tiny_r1
+from killing import timeless
 
 from r1jax.train import stage
 from r1jax.train.log import read
@@ -33,6 +35,21 @@ def test_every_stage_runs(tmp_path):
     first, last = (m for m in metrics if m['stage'] == 'all_scenarios')
     models = {'reward/helpful', 'reward/safe'}  # of which a rollout of four questions may have met one
     assert not models & set(first) and models & set(last)
+
+
+def assert_same(a, b):
+    """The bits of two finished runs: lineage.json has digests of weights and of what was collected."""
+    for name in ('metrics.jsonl', 'samples.jsonl'):
+        assert timeless(a / name) == timeless(b / name), name
+    one, two = (json.loads((d / 'lineage.json').read_text(encoding='utf-8')) for d in (a, b))
+    assert one == two
+    assert [dict(e, seconds=0) for e in summary(a).values()] == [dict(e, seconds=0) for e in summary(b).values()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_ten_kills_over_the_whole_recipe(tmp_path):
+    killing.killed('smallest_r1.py', tmp_path, kills=10, last=100, same=assert_same)
 
 
 @pytest.fixture(scope='module')

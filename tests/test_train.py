@@ -3,18 +3,15 @@
 import dataclasses
 import json
 import os
-import pathlib
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import jax
+import killing
 import numpy as np
 import pytest
 import smallest
+from killing import timeless
 
 from r1jax import sharding
 from r1jax.config import OnPolicy, Phase
@@ -24,12 +21,6 @@ from r1jax.train import checkpoint, loop, stage
 from r1jax.train import step as compiled
 from r1jax.train.log import read
 from r1jax.train.phases import derive, settings_at
-
-
-def timeless(path):
-    """The lines of a log, times apart."""
-    drop = ('seconds', 'tokens_per_second')
-    return [{k: v for k, v in line.items() if k not in drop and not k.startswith('time/')} for line in read(str(path))]
 
 
 def final_params(workdir, recipe, name):
@@ -276,34 +267,4 @@ def test_a_mesh_of_eight_runs_the_same_recipe(whole, tmp_path):
 @pytest.mark.timeout(1500)
 def test_ten_kills_at_random_points(tmp_path):
     """SIGKILL from outside at random moments, over and over, on both stages; then the same run undisturbed."""
-    here = pathlib.Path(__file__)
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(here.parents[1]), str(here.parent)]))
-    env['XLA_FLAGS'] = ''
-
-    def start(workdir):
-        command = [sys.executable, '-m', 'r1jax', 'run', str(here.parent / 'smallest.py'), '--workdir', str(workdir)]
-        return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-
-    def steps(workdir):
-        path = workdir / 'metrics.jsonl'
-        return path.read_bytes().count(b'\n') if path.exists() else 0
-
-    assert start(tmp_path / 'whole').wait() == 0
-    killed, kills, rng = tmp_path / 'killed', 0, random.Random(0)
-    while kills < 10:
-        process, reached = start(killed), steps(killed)
-        target = min(reached + rng.randint(0, 3), 18)
-        while process.poll() is None and steps(killed) <= target:
-            time.sleep(0.01)
-        time.sleep(rng.random() * 0.3)  # anywhere in a step, a checkpoint or an evaluation
-        if process.poll() is None:
-            process.kill()
-        if process.wait() == -signal.SIGKILL:
-            kills += 1
-        elif process.returncode == 0:  # it got to the end: begin a new one
-            assert_same_run(killed, tmp_path / 'whole')
-            killed = tmp_path / f'killed-{kills}'
-        else:
-            pytest.fail(f'exit status {process.returncode}')
-    assert start(killed).wait() == 0
-    assert_same_run(killed, tmp_path / 'whole')
+    killing.killed('smallest.py', tmp_path, kills=10, last=18, same=assert_same_run)
