@@ -7,16 +7,21 @@ import dataclasses
 
 import tiny_r1
 
-from r1jax.config import Recipe
+from r1jax.config import Recipe, Stage
+
+STEPS = 200  # mixing comes back slowly
 
 
 def recipe() -> Recipe:
     whole = tiny_r1.recipe()
     stages = {stage.name: stage for stage in whole.stages}
-    rewarded = stages['reasoning_rl']
-    rewards = tuple(part for part in rewarded.source.rewards if part.name != 'language')
-    free = dataclasses.replace(
-        rewarded, name='no_language', source=dataclasses.replace(rewarded.source, rewards=rewards)
-    )
-    shared = (stages[name] for name in ('base', 'zero', 'cold_start_data', 'cold_start', 'reasoning_rl'))
-    return dataclasses.replace(whole, name='tiny_r1_no_language', stages=(*shared, free))
+    source = stages['reasoning_rl'].source
+
+    def arm(name: str, *without: str) -> Stage:
+        rewards = tuple(part for part in source.rewards if part.name not in without)
+        changed = dataclasses.replace(source, rewards=rewards)
+        return dataclasses.replace(stages['reasoning_rl'], name=name, steps=STEPS, source=changed)
+
+    shared = (stages[name] for name in ('base', 'zero', 'cold_start_data', 'cold_start'))
+    arms = arm('with_language'), arm('no_language', 'language')
+    return dataclasses.replace(whole, name='tiny_r1_no_language', stages=(*shared, *arms))
