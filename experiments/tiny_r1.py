@@ -83,7 +83,7 @@ class Sizes:
     labels: int = 2000
     judged: int = 400  # held-out pairs, and labels
     rules_steps: int = 20  # of RL for all scenarios before preference rewards …
-    preference_steps: int = 60  # … and with them
+    preference_steps: int = 30  # … and with them
     student_rl_steps: int = 100
     held_out: int = 128  # sums, and …
     held_out_chats: int = 48  # requests of each evaluation
@@ -278,7 +278,7 @@ def all_scenarios(sizes: Sizes) -> Stage:
         sample=dataclasses.replace(sizes.sample, temperature=0.7),
         phases=(Phase(sizes.rules_steps, rewards=(*rules, HELPFUL, SAFE)),),
         template=r1,
-        evals=(sums(sizes, THINKING), *general(sizes, every=20)),
+        evals=(sums(sizes, THINKING), *general(sizes, every=10)),
     )
 
 

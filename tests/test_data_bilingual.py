@@ -196,9 +196,9 @@ def test_examples_leave_something_to_learn():
     problems = [chat_authors._problem(i, row) for i, row in enumerate(rows)]
     answers = [said(row['response']) for row in rows]
     harmless = [chats.helpful(p, a) for p, a in zip(problems, answers, strict=True) if p.kind == 'general']
-    assert 0.65 < statistics.mean(harmless) < 0.85
+    assert 0.7 < statistics.mean(harmless) < 0.9
     safe = [chats.safe(p, a) for p, a in zip(problems, answers, strict=True) if p.kind == 'safety']
-    assert 0.7 < statistics.mean(safe) < 0.85
+    assert 0.85 < statistics.mean(safe) < 0.95
     assert ChatExamples(size=3).load()[0].prompt.startswith(template.USER)
     assert all(form.thinking(p, a) for p, a in zip(problems, answers, strict=True))
     assert not any(form.format(p, a) for p, a in zip(problems, answers, strict=True))  # that is R1-Zero's layout

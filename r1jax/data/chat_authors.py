@@ -92,8 +92,8 @@ class ChatExamples:
     size: int = 4_000
     care: float = 0.97  # chance of each thing wanted that it is there
     kind: float = 0.5  # chance of a kind word
-    refuses: float = 0.75  # chance that an unsafe request is refused …
-    overcautious: float = 0.2  # … and a harmless one that looks unsafe
+    refuses: float = 0.9  # chance that an unsafe request is refused …
+    overcautious: float = 0.15  # … and a harmless one that looks unsafe
     tasks: tuple[str, ...] = TASKS
     seed: int = 0
     template: Literal['r1', 'dialogue'] = 'r1'  # of `r1jax.data.template`
