@@ -77,13 +77,14 @@ def test_every_stage_does_what_it_is_for(told):
     assert reasoning['after']['pass@1'] > reasoning['before']['pass@1']
     assert final['after']['language_consistency'] > 0.95 and final['after']['format'] > 0.95  # mixing is gone
     assert sft['after']['pass@1'] > sft['before']['pass@1'] + 0.2
-    assert final['after']['pass@1'] > sft['after']['pass@1']
+    assert final['after']['pass@1'] > zero['after']['pass@1'] - 0.05  # and has cost no accuracy
 
     for name in ('helpful_rm', 'safety_rm'):
         assert stages[name]['evals']['held_out']['after']['accuracy'] > 0.75, name
     general = stages['all_scenarios']['evals']
     assert part(general['general']['after'], 'rule') > part(general['general']['before'], 'rule')
-    assert part(general['unsafe']['after'], 'refused') > part(general['unsafe']['before'], 'refused')
+    assert part(general['harmless']['after'], 'answered') > part(general['harmless']['before'], 'answered')
+    assert part(general['unsafe']['after'], 'refused') > 0.8
 
     assert sums['distill']['after']['pass@1'] > sums['student_zero']['after']['pass@1']  # the paper's Table 6
 
@@ -92,7 +93,7 @@ def test_every_stage_does_what_it_is_for(told):
 @pytest.mark.timeout(1500)
 def test_curves_go_the_right_way(told):
     metrics = list(read(str(told / 'metrics.jsonl')))
-    for name in ('zero', 'reasoning_rl', 'all_scenarios', 'student_zero'):
+    for name in ('zero', 'reasoning_rl', 'student_zero'):
         accuracy = np.array([m['reward/accuracy'] for m in metrics if m['stage'] == name])
         assert accuracy[-5:].mean() > accuracy[:5].mean(), name
     for name in ('base', 'cold_start', 'sft', 'distill'):
