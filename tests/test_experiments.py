@@ -89,6 +89,7 @@ def test_a_stage_of_a_real_recipe_divides_over_its_chips_and_traces(path, stage)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize('path', [path for path in EXPERIMENTS if path.stem.startswith('r1_')], ids=name)
 def test_the_sampler_of_a_real_recipe_traces(path):
     """23 s for 61 layers, each of which the sampler has apart."""
