@@ -81,10 +81,10 @@ def test_every_stage_does_what_it_is_for(told):
 
     for name in ('helpful_rm', 'safety_rm'):
         assert stages[name]['evals']['held_out']['after']['accuracy'] > 0.75, name
-    general = stages['all_scenarios']['evals']
-    assert part(general['general']['after'], 'rule') > part(general['general']['before'], 'rule')
-    assert part(general['harmless']['after'], 'answered') > part(general['harmless']['before'], 'answered')
-    assert part(general['unsafe']['after'], 'refused') > 0.8
+    base = {name: each['before'] for name, each in stages['sft']['evals'].items()}
+    general = {name: each['after'] for name, each in stages['all_scenarios']['evals'].items()}
+    for name, rule in (('general', 'rule'), ('harmless', 'answered'), ('unsafe', 'refused')):
+        assert part(general[name], rule) > part(base[name], rule) + 0.2, name
 
     assert sums['distill']['after']['pass@1'] > sums['student_zero']['after']['pass@1']  # the paper's Table 6
 
