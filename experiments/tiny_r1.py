@@ -16,9 +16,9 @@ made the pairs, from 0.81 to 0.91, refusals of unsafe requests from 93 % to 97 %
 learns 98.5 % from `curated` in 365 GFLOP, and 89 % by RL alone in 448. Longer preference RL finds the reward
 model's hole: experiments/tiny_r1_hacked.py.
 
-Not every seed goes so: with seed 1 the base has not learned the addition table after 1,200 steps. R1-Zero still goes from 22 % to 80 %, but
-what starts from the base again learns too little of it from stored chains (cold_start 15 %, sft 37 %, all_scenarios 40 %). Longer pretraining
-(`--set base.steps=2400`) is what to try; it has not been run to the end yet.
+Not every seed goes so: with seed 1 the base has not learned the addition table after 1,200 steps. R1-Zero still goes from 22 % to
+80 %, but what starts from the base again learns too little of it from stored chains (cold_start 15 %, sft 37 %, all_scenarios 40 %).
+Longer pretraining (`--set base.steps=2400`) is what to try; it has not been run to the end yet.
 """
 
 import dataclasses

@@ -328,7 +328,9 @@ def test_a_later_stage_starts_from_the_merged_weights(whole):
     with jax.set_mesh(line.mesh):
         first, zero = line.end('base'), line.start('after')
         with checkpoint.Checkpoints(str(whole), 'zero') as saved:
-            trained = saved.params(saved.latest(), compiled.described_params(line.links['zero'].model, line.mesh, LoRA(4, 8.0)))
+            trained = saved.params(
+                saved.latest(), compiled.described_params(line.links['zero'].model, line.mesh, LoRA(4, 8.0))
+            )
         want = lora.merged(lora.attach(first, trained, LoRA(4, 8.0)))
         after = line.end('after')
     for a, b in zip(leaves(zero), leaves(want), strict=True):
