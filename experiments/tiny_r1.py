@@ -7,18 +7,18 @@ The world is `r1jax.data.bilingual`, sums modulo 10 with words in the steps, ask
 else people ask, harmless or not. Stages are those of the R1 report, one function each, in its order; what differs from
 experiments/r1_671b.py is sizes. What each stage is for shows in the evaluation of the next.
 
-Seed 0 on two CPU cores that others used too (2026-11-23), pass@1 on held-out sums and language consistency:
+On two CPU cores that others used too (2026-11-23), pass@1 on held-out sums and language consistency:
 
-    base 29 %, 89 % | zero 97 %, 56 % | cold_start 78 %, 98 % | reasoning_rl 91 %, 99 % | sft 99 %, 100 % | all_scenarios 99 %, 100 %
+    seed 1, as far as it was run   base 26 %, 90 % | zero 98 %, 51 % | cold_start 75 %, 99 % | reasoning_rl 95 %, 99 % | sft 99 %, 100 %
+    seed 0, base of 1,200 steps    base 29 %, 89 % | zero 97 %, 56 % | cold_start 78 %, 98 % | reasoning_rl 91 %, 99 % | sft 99 %, 100 %
 
-The reward models judge 93 % of held-out pairs and all labels as their makers did. RL for all scenarios takes helpfulness, by the rule that
-made the pairs, from 0.81 to 0.91, refusals of unsafe requests from 93 % to 97 %, answers to harmless ones from 75 % to 95 %. The student
-learns 98.5 % from `curated` in 365 GFLOP, and 89 % by RL alone in 448. Longer preference RL finds the reward
-model's hole: experiments/tiny_r1_hacked.py.
+Seed 0 then ended with 99 %, 100 % after all_scenarios. Its reward models judged 93 % of held-out pairs and all labels as their makers did.
+RL for all scenarios took helpfulness, by the rule that made the pairs, from 0.81 to 0.91, refusals of unsafe requests from 93 % to 97 %,
+answers to harmless ones from 75 % to 95 %. The student learned 98.5 % from `curated` in 365 GFLOP, and 89 % by RL alone in 448.
 
-Not every seed goes so: with seed 1 the base has not learned the addition table after 1,200 steps. R1-Zero still goes from 22 % to
-80 %, but what starts from the base again learns too little of it from stored chains (cold_start 15 %, sft 37 %, all_scenarios 40 %).
-Longer pretraining (`--set base.steps=2400`) is what to try; it has not been run to the end yet.
+With a base of 1,200 steps seed 1 failed: R1-Zero 80 %, but 15 % after cold_start, 37 % after sft, 40 % after all_scenarios, though its
+base adds as well as seed 0's (6 % of the equations wrong in both): what it lacked was probably the order of the terms. Longer preference
+RL finds the reward model's hole: experiments/tiny_r1_hacked.py.
 """
 
 import dataclasses
@@ -81,8 +81,8 @@ class Sizes:
     student: ModelConfig = STUDENT
     sample: SampleConfig = SAMPLE
     rows: RowConfig = ROWS
-    documents: int = 60_000  # of the corpus
-    base_steps: int = 1200
+    documents: int = 120_000  # of the corpus
+    base_steps: int = 2400  # half of them do for some seeds only
     student_steps: int = 1000
     sums: int = 4000  # questions that RL learns from
     questions: int = 16  # a rollout
