@@ -220,9 +220,8 @@ class RowConfig:
     length: int  # tokens of a packed row: prompts + a multiple of block
     per_microbatch: int = 8  # rows a microbatch; a multiple of data × fsdp
     prompts: int = 0  # at least the longest prompt; 0: a prompt stands in its responses' block
-    block: int = (
-        0  # at least the longest response (with prompts=0: prompt + response); 0: what prompts leave of the row
-    )
+    # at least the longest response (with prompts=0: prompt + response); 0: what prompts leave of the row
+    block: int = 0
 
 
 class Batched(Protocol):
@@ -253,9 +252,8 @@ class Part:
     fn: Callable[[Problem, Response], float] | Batched
     weight: float = 1.0
     kinds: tuple[str, ...] = ()  # of problem that it applies to; (): all. Elsewhere it adds nothing
-    deadline: float = (
-        0.0  # seconds a call may take, in a process that is killed then; 0: graded in the training process
-    )
+    # seconds a call may take, in a process that is killed then; 0: graded in the training process
+    deadline: float = 0.0
     on_reasoning: bool = False  # lets a learned reward apply to kinds in REASONING, or where a rule's accuracy does
 
 
@@ -372,23 +370,19 @@ class Collect:
     rewards: tuple[Part, ...]
     samples: int  # n, a prompt
     questions: int  # prompts a call and a write: memory, not results
-    correct: tuple[Threshold, ...] = (
-        Threshold('accuracy'),
-    )  # all that apply to the problem must hold, and one must apply
+    # all that apply to the problem must hold, and one must apply
+    correct: tuple[Threshold, ...] = (Threshold('accuracy'),)
     filters: tuple[Filter, ...] = ()  # in this order
     unfinished: bool = False  # whether samples that were cut off may be kept: a rewrite could end them
-    pass_rate: tuple[float, float] = (
-        0.0,
-        1.0,
-    )  # kept are prompts whose share of correct samples lies there, bounds included
+    # kept are prompts whose share of correct samples lies there, bounds included
+    pass_rate: tuple[float, float] = (0.0, 1.0)
     keep: int = 0  # examples of a prompt at most; 0: all
     prefer: Literal['shuffled', 'shortest', 'longest'] = 'shuffled'  # which of them; ties by the sample's number
     # (problem, response) -> the text to be stored in the sample's place, or None to drop it; or an object with
     # `many(problems, responses) -> Sequence[str | None]`. The rewards grade its text again, which has to be correct too
     rewrite: Callable[[Problem, Response], str | None] | None = None
-    template: Callable[[Problem, Any], str] | None = (
-        None  # to sample with, such as few-shot; None: the one that is stored
-    )
+    # to sample with, such as few-shot; None: the one that is stored
+    template: Callable[[Problem, Any], str] | None = None
     near_duplicates: NearDuplicates | None = NearDuplicates()  # None: only exact ones are removed
     decontaminate: Decontaminate | None = Decontaminate()
 
@@ -431,10 +425,8 @@ class Distil:
         return (self.teacher,)
 
 
-REWARD_MODELS = (
-    BradleyTerry,
-    Pointwise,
-)  # losses of stages that end with a reward model, which gives scores and says no words
+# losses of stages that end with a reward model, which gives scores and says no words
+REWARD_MODELS = (BradleyTerry, Pointwise)
 
 
 @dataclass
@@ -477,9 +469,8 @@ class Eval:
     problems: Problems
     # The part named 'accuracy' decides what is correct, 'format' what is well formed, 'language' is the language consistency
     rewards: tuple[Part, ...]
-    answer: Callable[[str], str | None] | None = (
-        None  # response text -> final answer, for the vote; goes with 'accuracy'
-    )
+    # response text -> final answer, for the vote; goes with 'accuracy'
+    answer: Callable[[str], str | None] | None = None
     samples: int = 16  # k
     sample: SampleConfig | None = None  # None: the stage's own
     cap_at: str = ''  # name of another evaluation: responses are cut at its mean length before the stage
@@ -529,9 +520,8 @@ class Recipe:
     name: str
     stages: tuple[Stage, ...]
     template: Callable[[Problem, Any], str]  # (problem, tokenizer) -> model input
-    model: ModelConfig | None = (
-        None  # None: that of the weights a stage starts from, and where it starts from none, of the first
-    )
+    # None: that of the weights a stage starts from, and where it starts from none, of the first
+    model: ModelConfig | None = None
     tokenizer: Tokenizers | None = None  # None: as model; a preset has none
     mesh: MeshConfig = MeshConfig()
     grading: GradingConfig = GradingConfig()

@@ -78,9 +78,8 @@ class BilingualCorpus(TinyCorpus):
     mixed: float = 0.6  # share of the worked documents whose words come from both languages at random
     slip: float = 0.10  # chance of a wrong step in the other worked documents …
     mixed_slip: float = 0.06  # … and in those
-    chats: float = (
-        0.15  # share of all documents that are conversations, as the web has them: helpful or not, safe or not
-    )
+    # share of all documents that are conversations, as the web has them: helpful or not, safe or not
+    chats: float = 0.15
     care: float = 0.8  # of the authors of those; see `ChatExamples`
 
     def __post_init__(self):

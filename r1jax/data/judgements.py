@@ -31,14 +31,12 @@ Side = Literal[
 class TablePairs(Source):
     """Pairs of a table. An answer is a text, or chat messages of one exchange, of which the assistant's is the answer."""
 
-    prompt: str = (
-        'prompt'  # field names (dotted paths, see `r1jax.data.table`); a text, or messages with one of the user
-    )
+    # field names (dotted paths, see `r1jax.data.table`); a text, or messages with one of the user
+    prompt: str = 'prompt'
     chosen: str = 'chosen'
     rejected: str = 'rejected'
-    first_is_better: str = (
-        ''  # a field that is true (or 1) where `chosen` is indeed the better of the two, else they are exchanged
-    )
+    # a field that is true (or 1) where `chosen` is indeed the better of the two, else they are exchanged
+    first_is_better: str = ''
     scores: tuple[
         str, ...
     ] = ()  # fields with the two answers' scores: only rows are kept in which they differ by more than

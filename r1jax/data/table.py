@@ -30,9 +30,8 @@ LETTERS = 'ABCDEFGHIJ'
 class Fields:
     """How a row becomes a problem. Names are dotted paths."""
 
-    prompt: str = (
-        'problem'  # a text; or chat messages: the last of the user's is the prompt, all go to meta['messages']
-    )
+    # a text; or chat messages: the last of the user's is the prompt, all go to meta['messages']
+    prompt: str = 'problem'
     answer: str = 'answer'  # '': there is none, as where tests in `meta` decide
     answer_after: str = ''  # the answer is what follows the last of these marks
     answer_boxed: bool = False  # the answer is in the last \\boxed{…}, as in MATH's solutions

@@ -36,9 +36,8 @@ class Endpoint:
     top_p: float = 1.0
     max_tokens: int = 4096  # of an answer, its reasoning included
     seed: int | None = 0  # of the draws; None: none is sent, for endpoints that refuse the field
-    limit_field: Literal['max_tokens', 'max_completion_tokens'] = (
-        'max_tokens'  # OpenAI's reasoning models want the second
-    )
+    # OpenAI's reasoning models want the second
+    limit_field: Literal['max_tokens', 'max_completion_tokens'] = 'max_tokens'
     extra: tuple[tuple[str, Any], ...] = ()  # further fields of the request, as `(('reasoning_effort', 'low'),)`
     timeout: float = 300.0  # seconds for one answer; also for each silence within it
     workers: int = 8

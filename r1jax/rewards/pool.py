@@ -38,9 +38,8 @@ from r1jax.types import Problem, Response
 Outcome = Literal['graded', 'timeout', 'died', 'memory', 'raised']
 ERRORS: tuple[Outcome, ...] = ('timeout', 'died', 'memory', 'raised')  # outcomes of what could not be graded
 
-ATTEMPTS = (
-    10  # times in a row that starting a worker, loading a function or beginning a call may fail before it is given up
-)
+# times in a row that starting a worker, loading a function or beginning a call may fail before it is given up
+ATTEMPTS = 10
 CHUNK = 0.02  # seconds of calls that a worker is given at once, by what they took of late
 LARGEST = 32  # calls a chunk
 TICK = 0.05  # seconds between looks at the workers' memory
