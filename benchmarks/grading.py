@@ -24,21 +24,26 @@ from r1jax.rewards.pool import Pool
 from r1jax.types import Problem, Response
 
 
+COMM, NAME = pathlib.Path('/proc/self/comm'), 'grading'  # how a process is called, which others can read
+
+
 def slow_number(problem: Problem, response: Response) -> float:
-    """The number that a response is, four milliseconds later."""
+    """The number that a response is, four milliseconds later, in a process that bears a name from its first call on."""
+    if COMM.read_text() != NAME + '\n':
+        COMM.write_text(NAME)
     time.sleep(0.004)
     return float(response.text)
 
 
-def children() -> set[int]:
-    """The processes that this one started."""
+def grading() -> set[int]:
+    """The processes started by this one that have begun to grade: those that are still starting have no item to lose."""
     found = set()
     for name in filter(str.isdecimal, os.listdir('/proc')):
         try:
-            parent = int(pathlib.Path('/proc', name, 'stat').read_text().rpartition(')')[2].split()[1])
+            called, _, rest = pathlib.Path('/proc', name, 'stat').read_text().partition('(')[2].rpartition(')')
         except OSError:
             continue
-        if parent == os.getpid():
+        if called == NAME and int(rest.split()[1]) == os.getpid():
             found.add(int(name))
     return found
 
@@ -49,14 +54,14 @@ def under_fire(count: int, kills: int, workers: int = 2, seed: int = 0) -> dict:
     Returns counts: 'graded', 'died', 'wrong' (with another item's number, or without any grade), 'killed', and seconds. That none is
     graded twice the pool itself asserts.
     """
-    rng, others, killed = random.Random(seed), children(), 0
+    rng, killed = random.Random(seed), 0
     items = [(Problem(i, '', ''), Response(str(i), 1, True)) for i in range(count)]
     start, pause = now(), 0.004 * count / workers / kills
     with Pool(workers) as pool:
         later, last = pool.submit(slow_number, items, 5.0), []
         while not later.done():
             time.sleep(2 * pause * rng.random())
-            alive = sorted(children() - others - set(last))
+            alive = sorted(grading() - set(last))
             if alive and killed < kills:
                 last = [rng.choice(alive)]
                 os.kill(last[0], signal.SIGKILL)

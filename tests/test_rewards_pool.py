@@ -202,4 +202,4 @@ def test_workers_die_with_their_parent():
 def test_nothing_is_lost_or_double_while_workers_are_killed(count, kills):
     result = grading.under_fire(count, kills)
     assert result['killed'] == kills and result['graded'] + result['died'] == count
-    assert result['wrong'] == 0 and 0 < result['died'] <= kills  # a worker may be killed between two calls
+    assert result['wrong'] == 0 and kills / 4 < result['died'] <= kills
