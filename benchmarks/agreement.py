@@ -16,11 +16,10 @@ import statistics
 from typing import Any
 
 import branches
+from scipy import stats
 from workload import emit
 
 from r1jax.settings import load_recipe
-
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's t, two-sided, by degrees of freedom
 
 # what is compared: name -> (on, off), each a pair of settings of the stage's source and rows; {}: the experiment's own
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -50,6 +49,8 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--experiment', default='experiments/tiny_zero.py')
     args = parser.parse_args()
+    if len(args.seeds) < 2:
+        parser.error(f'--seeds {args.seeds}: an interval over seeds needs two')
     recipe = load_recipe(args.experiment)
     kinds = [change for pair in SETTINGS.values() for change in pair]
     names = {repr(change): f'run{kinds.index(change)}' for change in kinds}  # equal settings are one run
@@ -63,7 +64,7 @@ def main() -> None:
         on, off = (ends[names[repr(change)]] for change in pair)
         differences = [on[s]['pass@1'] - off[s]['pass@1'] for s in args.seeds]
         n, mean = len(differences), statistics.mean(differences)
-        half = T95[n - 1] * statistics.stdev(differences) / n**0.5
+        half = stats.t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5
         shown = {
             side: [
                 [round(end[s][k], 4) for k in ('pass@1',)] + [round(x, 4) for x in end[s]['pass@1_ci']]
