@@ -23,7 +23,6 @@ from workload import emit, now
 from r1jax.rewards.pool import Pool
 from r1jax.types import Problem, Response
 
-
 COMM, NAME = pathlib.Path('/proc/self/comm'), 'grading'  # how a process is called, which others can read
 
 
