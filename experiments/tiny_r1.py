@@ -116,11 +116,16 @@ def sums(sizes: Sizes, layout: Part, **kwargs) -> Eval:
 GENERAL = ('greet', 'who', 'translate', 'write', 'advise')  # harmless tasks
 
 
+def cooler(sizes: Sizes) -> SampleConfig:
+    """How RL for all scenarios samples, as in the paper, and so how requests are evaluated."""
+    return dataclasses.replace(sizes.sample, temperature=0.7)
+
+
 def general(sizes: Sizes, extra: tuple[Part, ...] = (), every: int = 0) -> tuple[Eval, ...]:
     def requests(name: str, tasks: tuple[str, ...], *rules: Part) -> Eval:
         problems = Chats('held_out', size=sizes.held_out_chats, tasks=tasks)
         return Eval(
-            name, problems, (THINKING, LANGUAGE, *rules), samples=sizes.samples // 2, sample=sizes.sample, every=every
+            name, problems, (THINKING, LANGUAGE, *rules), samples=sizes.samples // 2, sample=cooler(sizes), every=every
         )
 
     return (
@@ -288,7 +293,7 @@ def all_scenarios(sizes: Sizes) -> Stage:
         problems=Together(
             (BilingualSums(size=sizes.sums // 8, terms=sizes.terms, seed=3), Chats(size=sizes.sums // 4))
         ),
-        sample=dataclasses.replace(sizes.sample, temperature=0.7),
+        sample=cooler(sizes),
         phases=(Phase(sizes.rules_steps, rewards=(*rules, HELPFUL, SAFE)),),
         template=r1,
         evals=(sums(sizes, THINKING), *general(sizes, every=10)),
