@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from r1jax import config
 from r1jax.settings import BadInput, join, label
 
 
@@ -43,7 +44,10 @@ def to_json(value: Any, path: str = '') -> Any:
 
 
 def _name(value: Any) -> str:
-    return f'{value.__module__}:{value.__qualname__}'
+    module = value.__module__
+    if module.startswith(f'{config.__name__}.'):  # settings are public in the package, whichever of its files has them
+        module = config.__name__
+    return f'{module}:{value.__qualname__}'
 
 
 _ABSENT = object()

@@ -56,7 +56,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'report': {'train.log', 'rewards.language', 'rewards.reflection'},
     'settings': {'config'},
     'checks': {'config', 'presets', 'settings'},
-    'record': {'settings'},
+    'record': {'config', 'settings'},
     'workdir': {'config', 'settings', 'record'},
     'runtime': set(),
     'grade': {'types', 'data', 'rewards', 'settings'},  # and nothing that would start jax

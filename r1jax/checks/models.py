@@ -1,0 +1,107 @@
+"""Models: which one a stage has, whether it fits the mesh and the weights it starts from, and whether it is used for what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from r1jax.checks.rows import Row
+from r1jax.config import (
+    GRPO,
+    NLL,
+    REWARD_MODELS,
+    Agreement,
+    Distil,
+    Eval,
+    LoRA,
+    MeshConfig,
+    ModelConfig,
+    Recipe,
+    Stage,
+)
+from r1jax.presets import PRESETS
+
+
+def from_weights(start: str) -> bool:
+    """Whether a stage's `start` is a folder, a file or a preset rather than 'init' or another stage. A folder has a slash in it."""
+    return start.endswith('.gguf') or '/' in start or start in PRESETS
+
+
+def model_of(recipe: Recipe, stage: Stage) -> ModelConfig | None:
+    """A stage's model: its own, else that of the stage it starts from, else the recipe's. None: it is read from weights."""
+    named = {each.name: each for each in recipe.stages}
+    while stage.model is None and stage.start in named:
+        stage = named[stage.start]
+    return stage.model or recipe.model
+
+
+def model_differences(ours: ModelConfig, theirs: ModelConfig) -> str:
+    """What tells a stage's model from that of the weights where it starts, '' if it can start there."""
+    free = {'context', 'remat', 'dtype', 'attention'}  # a run may choose these for any weights
+    pairs = [('', ours, theirs, free)]
+    if ours.moe and theirs.moe:
+        routing = {'bias_speed', 'replay'}
+        if 'none' not in (ours.moe.router_bias, theirs.moe.router_bias):
+            routing.add('router_bias')  # where there is a bias, whether it moves; weights without one get none
+        pairs = [('', ours, theirs, free | {'moe'}), ('moe.', ours.moe, theirs.moe, routing)]
+    found = [
+        f'{at}{f.name} {getattr(b, f.name)} != {getattr(a, f.name)}'
+        for at, a, b, free in pairs
+        for f in dataclasses.fields(a)
+        if f.name not in free and getattr(a, f.name) != getattr(b, f.name)
+    ]
+    return ', '.join(found)
+
+
+def split(model: ModelConfig, mesh: MeshConfig) -> Iterator[Row]:
+    for field in ('heads', 'kv_heads', 'hidden', 'vocab', 'width'):
+        axis = 'fsdp' if field == 'width' else 'tensor'  # as in r1jax.sharding
+        size, parts = getattr(model, field), getattr(mesh, axis)
+        yield size % parts == 0, f'{field}={size} is split over mesh.{axis}={parts}, so it must be a multiple of it'
+    if model.moe:
+        size, parts = model.moe.hidden, mesh.tensor
+        yield size % parts == 0, f'moe.hidden={size} is split over mesh.tensor={parts}, so it must be a multiple of it'
+
+
+def adapters(lora: LoRA, model: ModelConfig | None) -> Iterator[Row]:
+    yield bool(lora.targets), 'targets is empty: nothing would be trained'
+    twice = next((t for i, t in enumerate(lora.targets) if t in lora.targets[:i]), None)
+    yield twice is None, f'targets has {twice!r} twice'
+    if model:
+        moving = model.moe is not None and model.moe.router_bias == 'balance'
+        yield not moving, "base is frozen, and the routers with it: model.moe.router_bias='balance' must be 'frozen'"
+        yield (
+            lora.rank <= model.width,
+            f'rank={lora.rank} must be at most model.width={model.width}: no update has more',
+        )
+
+
+def roles(stage: Stage, recipe: Recipe) -> Iterator[Row]:
+    """Reward models and policies are told apart: where a stage starts, how it is measured, whose scores it takes, who teaches it."""
+    named = {each.name: each for each in recipe.stages}
+    judges, loss = isinstance(stage.loss, REWARD_MODELS), stage.loss
+    begins = stage.start in named and isinstance(named[stage.start].loss, REWARD_MODELS)
+    yield judges or not begins, f'start={stage.start!r} is a reward model, which says no words'
+    yield (
+        not (judges and stage.lora),
+        f'lora: with loss={type(loss).__name__} all weights are trained, for the new head',
+    )
+    wanted = Agreement if judges else Eval
+    other = next((each for each in stage.evals if not isinstance(each, wanted)), None)
+    yield other is None, f'evals.{getattr(other, "name", "")} must be {wanted.__name__} with loss={type(loss).__name__}'
+    mixes = [stage.source, *stage.phases, *stage.evals]
+    for part in (part for mix in mixes for part in getattr(mix, 'rewards', None) or ()):
+        for name in getattr(part.fn, 'stages', ()):
+            theirs, needs = named[name].loss, part.fn.loss
+            said = f'reward {part.name} takes the scores of {name}, whose loss={type(theirs).__name__}'
+            yield isinstance(theirs, needs), f'{said} must be {needs.__name__}'
+    if isinstance(loss, Distil):
+        teacher, model = named[loss.teacher], model_of(recipe, stage)
+        policy = isinstance(teacher.loss, (NLL, GRPO, Distil))
+        yield policy, f'loss.teacher={loss.teacher!r} ends with no policy: its loss={type(teacher.loss).__name__}'
+        theirs = model_of(recipe, teacher)
+        same = not (model and theirs) or model.vocab == theirs.vocab
+        yield (
+            same,
+            f'model.vocab={model and model.vocab} must be that of its teacher {loss.teacher}, {theirs and theirs.vocab}',
+        )

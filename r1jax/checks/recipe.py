@@ -1,0 +1,134 @@
+"""What a recipe and its stages ask of several fields together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from r1jax.checks.fields import fields
+from r1jax.checks.models import adapters, from_weights, model_differences, model_of, roles, split
+from r1jax.checks.rows import Row, naming, under
+from r1jax.checks.sampling import collect, evaluation, on_policy, rewards
+from r1jax.config import (
+    GRPO,
+    NLL,
+    REWARD_MODELS,
+    Agreement,
+    Collect,
+    Distil,
+    OnPolicy,
+    Recipe,
+    Stage,
+    Stored,
+    stages_read,
+)
+from r1jax.presets import PRESETS
+from r1jax.settings import BadInput, nearest
+
+_FITTING = {
+    Stored: (NLL, *REWARD_MODELS, Distil),
+    OnPolicy: (GRPO, Distil),
+}  # the losses that each kind of source can feed
+
+
+def validate(recipe: Recipe, devices: int) -> None:
+    """Refuses a recipe that cannot run on so many devices.
+
+    Sizes of models that are read from weights are checked once they are known: call this again with them filled in, in the recipe
+    and in its stages.
+
+    Raises:
+      BadInput: the first thing that is wrong, with its path, its value and what it must be.
+    """
+    for table in (fields(recipe, ''), _recipe(recipe, devices)):
+        for holds, sentence in table:
+            if not holds:
+                raise BadInput(sentence)
+
+
+def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
+    mesh, names = recipe.mesh, [stage.name for stage in recipe.stages]
+    need, axes = mesh.data * mesh.fsdp * mesh.tensor, f'{mesh.data}×{mesh.fsdp}×{mesh.tensor}'
+    here = f'{devices} {"is" if devices == 1 else "are"} here'
+    yield bool(names), 'the recipe has no stages'
+    yield from naming('recipe', [recipe.name])
+    yield from naming('stages', names, reserved=('init', 'recipe', *PRESETS))
+    yield need <= devices, f'mesh data×fsdp×tensor = {axes} needs {need} devices, {here}'
+    first = recipe.stages[0]
+    for field in ('model', 'tokenizer'):
+        read = from_weights(first.start) and not (field == 'tokenizer' and first.start in PRESETS)  # a preset has none
+        known = getattr(recipe, field) is not None or read or (field == 'model' and first.model is not None)
+        yield known, f'{field}=None is read from weights, but {first.name}.start={first.start!r} is no weights file'
+    if recipe.model:
+        yield from under('model', split(recipe.model, mesh))
+    for i, stage in enumerate(recipe.stages):
+        known = ['init', *names[:i]]
+        hint = f': {stage.start} does not come before it' if stage.start in names else nearest(stage.start, known)
+        hint += '; a folder of weights is written with a slash, as in ./NAME' if stage.start not in names else ''
+        yield stage.start in known or from_weights(stage.start), f'{stage.name} cannot start from {stage.start!r}{hint}'
+        trains = next((each.source for each in recipe.stages if each.name == stage.start), None)
+        fix = f'{stage.start!r}, which trains nothing: it has no weights of its own'
+        yield not isinstance(trains, Collect), f'{stage.name} cannot start from {fix}'
+        yield from under(stage.name, _reads(stage, names[:i], names))
+        yield from under(stage.name, roles(stage, recipe))
+        yield from under(stage.name, _stage(stage, recipe))
+
+
+def _reads(stage: Stage, before: Sequence[str], names: Sequence[str]) -> Iterator[Row]:
+    """The stages whose output a stage reads, by its data, its rewards or its loss, are earlier ones."""
+    for name in stages_read(stage):
+        hint = ', which does not come before it' if name in names else f', which is no stage{nearest(name, before)}'
+        yield name in before, f'source, rewards or loss read what {name!r} ends with{hint}'
+
+
+def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
+    shards = recipe.mesh.data * recipe.mesh.fsdp
+    if stage.model:
+        yield from under('model', split(stage.model, recipe.mesh))
+        theirs = next((model_of(recipe, each) for each in recipe.stages if each.name == stage.start), None)
+        differ = model_differences(stage.model, theirs) if theirs else ''
+        yield not differ, f'model has another shape than that of {stage.start}, where it starts: {differ}'
+    if isinstance(stage.source, Collect):
+        yield from collect(stage, model_of(recipe, stage), shards)
+    else:
+        yield from _trained(stage, recipe, shards)
+
+
+def _trained(stage: Stage, recipe: Recipe, shards: int) -> Iterator[Row]:
+    for field in ('loss', 'optim', 'rows'):
+        yield getattr(stage, field) is not None, f'{field}=None: only a stage that collects trains nothing'
+    source, loss, phases, rows = stage.source, stage.loss, stage.phases, stage.rows.per_microbatch
+    fitting, model = _FITTING[type(source)], model_of(recipe, stage)
+    needs = ' or '.join(each.__name__ for each in fitting)
+    yield isinstance(loss, fitting), f'loss={type(loss).__name__}: {type(source).__name__} needs {needs}'
+    yield from _duration(stage)
+    cut, block = stage.rows, stage.rows.block or stage.rows.length - stage.rows.prompts
+    whole = block > 0 and (cut.length - cut.prompts) % block == 0
+    yield whole, f'rows.length={cut.length} must be rows.prompts={cut.prompts} and a multiple of rows.block={cut.block}'
+    stored = isinstance(source, Stored)
+    yield not (stored and cut.prompts), f'rows.prompts={cut.prompts} has no effect: stored examples share no prompts'
+    yield rows % shards == 0, f'rows.per_microbatch={rows} must be a multiple of mesh data×fsdp = {shards}'
+    if stage.lora:
+        yield from under('lora', adapters(stage.lora, model))
+    for before, after in itertools.pairwise(phase.step for phase in phases):
+        yield before < after, f'phases must ascend: one at step {after} follows one at step {before}'
+    for i, phase in enumerate(phases):
+        samples = phase.max_tokens or phase.temperature or phase.rewards is not None
+        yield isinstance(source, OnPolicy) or not samples, f'phases.{i} is about sampling, but a Stored source has none'
+        yield from rewards(f'phases.{i}.rewards', phase.rewards) if phase.rewards is not None else ()
+    if isinstance(source, OnPolicy):
+        yield from on_policy(stage, model, shards)
+    names = [each.name for each in stage.evals]
+    yield from naming('evals', names)
+    for i, each in enumerate(stage.evals):
+        if isinstance(each, Agreement):
+            continue
+        own = each.sample or getattr(source, 'sample', None)
+        yield from under(f'evals.{each.name}', evaluation(each, own, names[:i], model, shards))
+
+
+def _duration(stage: Stage) -> Iterator[Row]:
+    epochs = getattr(stage.source, 'epochs', 0)
+    by_source = ', or 0 with source.epochs' if isinstance(stage.source, Stored) else ''
+    yield stage.steps >= 1 or epochs > 0, f'steps={stage.steps} must be in [1, inf){by_source}'
+    yield not (stage.steps and epochs), f'steps={stage.steps} and source.epochs={epochs} both say how long: make one 0'

@@ -1,0 +1,165 @@
+"""What samples and grades: rollouts, collecting stages and evaluations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from r1jax import config
+from r1jax.checks.rows import Row, naming, under
+from r1jax.config import GRPO, Eval, ModelConfig, Part, SampleConfig, Stage
+from r1jax.settings import nearest
+
+
+def on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:
+    source, sample = stage.source, stage.source.sample
+    Q, G, minibatches, buffer = source.questions, source.samples, source.minibatches, source.overlong_buffer
+    limits = [sample.max_tokens, *(phase.max_tokens for phase in stage.phases if phase.max_tokens)]
+    longest = dataclasses.replace(sample, max_tokens=max(limits))
+    yield sample.temperature > 0, 'source.sample.temperature=0: greedy sampling has no log-probabilities to learn from'
+    yield Q * G % minibatches == 0, f'source: questions×samples = {Q}×{G} must be a multiple of {minibatches=}'
+    yield from sampling('source.sample', longest, G, shards, model)
+    rows, total = stage.rows, longest.max_prompt + longest.max_tokens
+    if rows.prompts:
+        yield (
+            rows.prompts >= longest.max_prompt,
+            f'rows.prompts={rows.prompts} must hold max_prompt={longest.max_prompt}',
+        )
+        room = rows.block or rows.length - rows.prompts
+        yield room >= longest.max_tokens, f'rows.block={room} must hold max_tokens={longest.max_tokens}'
+    else:
+        name, room = ('block', rows.block) if rows.block else ('length', rows.length)
+        yield room >= total, f'rows.{name}={room} must hold max_prompt + max_tokens = {_sum(longest)}'
+    if source.overlong == 'soft':
+        yield 1 <= buffer <= min(limits), f'source.overlong_buffer={buffer} must be in [1, max_tokens={min(limits)}]'
+    else:
+        yield buffer == 0, f"source.overlong_buffer={buffer} has no effect without overlong='soft'"
+    yield from _compared(stage) if isinstance(stage.loss, GRPO) else _taught(stage)
+    if source.rewards or isinstance(stage.loss, GRPO):
+        yield from rewards('source.rewards', source.rewards)
+
+
+def _compared(stage: Stage) -> Iterator[Row]:
+    loss, source, G = stage.loss, stage.source, stage.source.samples
+    yield G >= 2, f'source.samples={G} must be at least 2: GRPO compares the samples of a question'
+    yield G > loss.std_ddof, f'loss.std_ddof={loss.std_ddof} must be below source.samples={G}'
+    yield loss.beta > 0 or not source.reference_every, 'source.reference_every has no effect with loss.beta=0'
+
+
+def _taught(stage: Stage) -> Iterator[Row]:
+    """A teacher needs no rewards: they are logged, and decide nothing."""
+    source = stage.source
+    for field in ('max_refills', 'reference_every'):
+        value = getattr(source, field)
+        yield not value, f'source.{field}={value} has no effect with loss=Distil, which has no rewards and no reference'
+    yield source.overlong != 'soft', "source.overlong='soft' has no effect with loss=Distil: it changes rewards"
+
+
+def collect(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:
+    source, sample, n = stage.source, stage.source.sample, stage.source.samples
+    for field, nothing in (
+        ('steps', 0),
+        ('loss', None),
+        ('optim', None),
+        ('rows', None),
+        ('lora', None),
+        ('phases', ()),
+        ('evals', ()),
+    ):
+        unused = getattr(stage, field) == nothing
+        yield unused, f'{field} has no effect: a stage that collects trains nothing; leave it {nothing!r}'
+    yield sample.temperature > 0 or n == 1, f'source.sample.temperature=0: greedy sampling draws {n} times the same'
+    yield from sampling('source.sample', sample, n, shards, model)
+    call, Q = sample.slots // n, source.questions
+    yield (
+        Q % call == 0,
+        f'source.questions={Q} must be a multiple of sample.slots / samples = {call}: what is sampled together',
+    )
+    yield from rewards('source.rewards', source.rewards)
+    names, decide = [part.name for part in source.rewards], [each.part for each in source.correct]
+    yield bool(decide), 'source.correct is empty: nothing says what is kept'
+    for i, name in enumerate(decide):
+        yield name in names, f'source.correct.{i}.part={name!r} is none of the rewards{nearest(name, names)}'
+        yield name not in decide[:i], f'source.correct has {name!r} twice'
+    fates = ('sampled', *config.FATES, *config.FATES_OF_REWRITING, *config.LAST_FATES)
+    yield from naming('source.filters', [each.name for each in source.filters], reserved=fates)
+    rewrites = source.rewrite is not None
+    for each in source.filters:
+        where = f'source.filters.{each.name}.rewritten=True'
+        yield rewrites or not each.rewritten, f'{where} has no effect without source.rewrite'
+    rates = source.pass_rate
+    ordered = len(rates) == 2 and 0 <= rates[0] <= rates[1] <= 1
+    yield ordered, f'source.pass_rate={rates} must be (lowest, highest), both in [0, 1]'
+
+
+def evaluation(
+    cfg: Eval, sample: SampleConfig | None, before: Sequence[str], model: ModelConfig | None, shards: int
+) -> Iterator[Row]:
+    yield sample is not None, 'sample must be given: the stage itself does not sample'
+    yield from sampling('sample', sample, cfg.samples, shards, model)
+    yield from rewards('rewards', cfg.rewards)
+    rated = 'accuracy' in [part.name for part in cfg.rewards]
+    yield rated or cfg.answer is None, 'rewards must have a part accuracy, which decides pass@1, or answer must be None'
+    yield rated or cfg.split is None, 'split has no effect: rewards have no part accuracy'
+    yield (
+        cfg.answer is not None or not rated,
+        'answer must be given: the majority vote needs what each response answers',
+    )
+    hint = nearest(cfg.cap_at, before)
+    yield cfg.cap_at in ('', *before), f'cap_at={cfg.cap_at!r} must name an evaluation listed before it{hint}'
+
+
+def sampling(at: str, cfg: SampleConfig, samples: int, shards: int, model: ModelConfig | None) -> Iterator[Row]:
+    unit = f'samples × mesh data×fsdp = {samples}×{shards}'
+    yield cfg.slots % (samples * shards) == 0, f'{at}.slots={cfg.slots} must be a multiple of {unit}'
+    if model:
+        fits = cfg.max_prompt + cfg.max_tokens <= model.context
+        yield fits, f'{at}: max_prompt + max_tokens = {_sum(cfg)} exceeds model.context={model.context}'
+
+
+def _sum(cfg: SampleConfig) -> str:
+    return f'{cfg.max_prompt} + {cfg.max_tokens} = {cfg.max_prompt + cfg.max_tokens}'
+
+
+def rewards(at: str, parts: Sequence[Part]) -> Iterator[Row]:
+    yield bool(parts), f'{at} is empty'
+    yield from naming(at, [part.name for part in parts], reserved=('mean',))  # the metric reward/mean is their sum's
+    rules = [part for part in parts if part.name == 'accuracy' and not learned(part)]
+    reasoning = {*config.REASONING, *(kind for part in rules for kind in part.kinds)}
+    everywhere = any(not part.kinds for part in rules)
+    for part in parts:
+        yield from under(f'{at}.{part.name}', _part(part, reasoning, everywhere))
+
+
+def _part(part: Part, reasoning: Collection[str], everywhere: bool) -> Iterator[Row]:
+    """`reasoning` are the kinds that learned rewards stay away from; `everywhere`: a rule's accuracy applies to all kinds."""
+    batched = part.deadline == 0 or not hasattr(part.fn, 'many')
+    yield (
+        batched,
+        f'deadline={part.deadline} has no effect: {_name_of(part.fn)} is graded in batches, not by a worker process',
+    )
+    yield learned(part) or not part.on_reasoning, 'on_reasoning has no effect: the reward is not learned'
+    if learned(part) and not part.on_reasoning:
+        fix = 'name other kinds, or ask for it by on_reasoning=True'
+        yield (
+            bool(part.kinds),
+            f'kinds=() has a learned reward grade reasoning as well, where policies find its holes: {fix}',
+        )
+        meets = next((kind for kind in part.kinds if kind in reasoning), None)
+        yield (
+            meets is None,
+            f'kinds has {meets!r}, a kind of reasoning, where policies find the holes of a learned reward: {fix}',
+        )
+        yield (
+            not everywhere,
+            f'kinds meet the rule accuracy, which applies to all: give accuracy kinds, or {fix}',
+        )
+
+
+def learned(part: Part) -> bool:
+    return bool(getattr(part.fn, 'learned', False))
+
+
+def _name_of(fn: Any) -> str:
+    return getattr(fn, '__name__', type(fn).__name__)

@@ -1,0 +1,123 @@
+"""How a stage learns: what its loss is, what is trained, by which steps, and how a step is cut and spread over devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+dataclass = dataclasses.dataclass(frozen=True)
+
+
+@dataclass
+class NLL:
+    """Next-token loss, the mean over the response tokens of an optimizer step."""
+
+
+@dataclass
+class BradleyTerry:
+    """A reward model that learns from pairs, −log σ(r_chosen − r_rejected), the mean of an optimizer step (R1 Methods: helpfulness).
+
+    The stage's model is that of the weights it starts from, with a value head in place of the unembedding (`r1jax.nn.heads`).
+    """
+
+
+@dataclass
+class Pointwise:
+    """A reward model that learns from labels, the cross-entropy of σ(r), the mean of an optimizer step (R1 Methods: safety)."""
+
+
+# losses of stages that end with a reward model, which gives scores and says no words
+REWARD_MODELS = (BradleyTerry, Pointwise)
+
+
+@dataclass
+class Distil:
+    """The student's distribution of each response token is drawn to the teacher's, over the whole vocabulary.
+
+    'forward' is KL(teacher ‖ student): the student covers all that the teacher may say (Hinton et al., arXiv 1503.02531). 'reverse' is
+    KL(student ‖ teacher): it keeps to what it can say (MiniLLM, arXiv 2306.08543). Over stored texts, or over what the student samples
+    itself, which no gradient flows through (GKD, arXiv 2306.13649; Thinking Machines, On-Policy Distillation, 2025). The mean over the
+    response tokens of an optimizer step.
+    """
+
+    teacher: str  # name of an earlier stage, whose model may have another shape but has the same vocabulary
+    kl: Literal['forward', 'reverse'] = 'forward'
+    temperature: float = 1.0  # of both distributions
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those whose output this reads."""
+        return (self.teacher,)
+
+
+@dataclass
+class GRPO:
+    """Group relative policy optimisation (DeepSeekMath eq. 3; R1 report eq. 1)."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    beta: float = 0.001  # KL coefficient; 0: no reference pass
+    kl: Literal['k1', 'k2', 'k3'] = 'k3'
+    normalise: Literal['grpo', 'dr_grpo', 'token_mean'] = 'grpo'  # 1/(B·|o|), 1/(B·max_tokens), 1/Σ|o|
+    scale_by_std: bool = True  # off: Dr. GRPO
+    std_ddof: int = 1
+    std_eps: float = 1e-6
+    importance_cap: float = 0.0  # truncated importance weights min(old / sampler, cap) on each token; 0: off
+    # Where a rollout serves several updates: with the sampler gap last measured at most this (nats, the largest of a token), π_old is
+    # the sampler's, else a pass of its own computes it; 0: always a pass
+    sampler_gap: float = 1e-3
+
+
+@dataclass
+class OptimConfig:
+    """AdamW."""
+
+    learning_rate: float
+    warmup: int = 0  # steps, linear from 0
+    schedule: Literal['constant', 'cosine'] = 'constant'
+    final: float = 0.1  # the cosine ends at this share of learning_rate
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # global gradient norm; 0: off
+
+
+@dataclass
+class LoRA:
+    """What a stage trains in place of the weights W, which stay: A and B of W + (alpha / rank)·A·B (Hu et al., arXiv 2106.09685).
+
+    At the start B is 0 and the policy is the base. The learning rate that fits is about ten times that of full training (Schulman and
+    Thinking Machines, LoRA Without Regret, 2025).
+    """
+
+    rank: int  # r, the width between A and B
+    alpha: float  # alpha / rank multiplies the product, so that another rank needs no other learning rate
+    targets: tuple[Literal['q', 'k', 'v', 'o', 'gate', 'up', 'down'], ...] = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')
+    # How the layers' matrices are held: bfloat16 (of no use on a CPU, which widens them) loses nothing of weights released in it; int8
+    # (a scale a column) rounds them, for the reference too, and what the stage ends with is the rounded base with the adapters added
+    base: Literal['float32', 'bfloat16', 'int8'] = 'float32'
+
+
+@dataclass
+class MeshConfig:
+    """Devices along each axis. Rows are split over data × fsdp, weights over fsdp and tensor."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass
+class RowConfig:
+    """Packing and microbatching: time and memory, not mathematics.
+
+    A row is `prompts` tokens for prompts, each read by all its responses in the row, and then blocks of `block` tokens, whose
+    responses attend to their own block and to the prompts. So attention costs `length · (prompts + block)` a row and not `length²`.
+    """
+
+    length: int  # tokens of a packed row: prompts + a multiple of block
+    per_microbatch: int = 8  # rows a microbatch; a multiple of data × fsdp
+    prompts: int = 0  # at least the longest prompt; 0: a prompt stands in its responses' block
+    # at least the longest response (with prompts=0: prompt + response); 0: what prompts leave of the row
+    block: int = 0

@@ -1,0 +1,121 @@
+"""The whole: a recipe is a tuple of stages, a stage a start, a source and a loss, with what changes and what is measured on its way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from r1jax.config.collect import Collect
+from r1jax.config.learning import (
+    GRPO,
+    NLL,
+    BradleyTerry,
+    Distil,
+    LoRA,
+    MeshConfig,
+    OptimConfig,
+    Pointwise,
+    RowConfig,
+)
+from r1jax.config.model import ModelConfig
+from r1jax.config.sources import Examples, GradingConfig, OnPolicy, Part, Problems, SampleConfig, Stored, Tokenizers
+from r1jax.types import Problem, Response
+
+dataclass = dataclasses.dataclass(frozen=True)
+
+
+@dataclass
+class Phase:
+    """Settings that hold from the first rollout at or after `step`. None: as before."""
+
+    step: int
+    max_tokens: int | None = None
+    temperature: float | None = None
+    learning_rate: float | None = None
+    rewards: tuple[Part, ...] | None = None
+
+
+@dataclass
+class Eval:
+    """A measurement before and after a stage: k samples a question, pass@1 their mean.
+
+    Questions without a right answer have no part 'accuracy', and no pass@1: every part's mean is reported.
+    """
+
+    name: str
+    problems: Problems
+    # The part named 'accuracy' decides what is correct, 'format' what is well formed, 'language' is the language consistency
+    rewards: tuple[Part, ...]
+    # response text -> final answer, for the vote; goes with 'accuracy'
+    answer: Callable[[str], str | None] | None = None
+    samples: int = 16  # k
+    sample: SampleConfig | None = None  # None: the stage's own
+    cap_at: str = ''  # name of another evaluation: responses are cut at its mean length before the stage
+    split: Callable[[Response], str] | None = None  # with 'accuracy', which is also reported apart by this label
+    every: int = 0  # also during training, every so many steps; 0: only before and after
+
+
+@dataclass
+class Agreement:
+    """A measurement of a reward model before and after its stage: does it judge as those did who judged these pairs or labels?
+
+    Accuracy with its interval, calibration, and accuracy by which answer is longer or by label (`r1jax.evals.agreement`).
+    """
+
+    name: str
+    examples: Examples  # of Pair or Labelled, as the stage's, and none that it trains on
+    bins: int = 10  # of the reliability table
+    every: int = 0  # also during training, every so many steps; 0: only before and after
+
+
+@dataclass
+class Stage:
+    name: str
+    steps: int  # optimizer steps; 0: the source says how long it takes (Stored.epochs, Collect)
+    source: Stored | OnPolicy | Collect
+    # What follows is needed to train, and None where nothing is trained: with Collect
+    loss: NLL | GRPO | BradleyTerry | Pointwise | Distil | None = None
+    optim: OptimConfig | None = None
+    rows: RowConfig | None = None
+    # 'init' (random weights), the name of an earlier stage, a Hugging Face folder (written with a slash), PATH.gguf,
+    # package:PACKAGE/FILE.gguf, or a preset of r1jax.presets (its shape, random weights)
+    start: str = 'init'
+    # None: that of the stage it starts from, else the recipe's. Context, remat and dtype may differ from those of the weights
+    model: ModelConfig | None = None
+    template: Callable[[Problem, Any], str] | None = None  # None: the recipe's
+    lora: LoRA | None = None  # None: all weights are trained. A later stage starts from the adapters merged into them
+    phases: tuple[Phase, ...] = ()
+    evals: tuple[Eval | Agreement, ...] = ()  # Agreement for reward models, Eval for all others
+    checkpoint_every: int = 50  # steps
+    keep_checkpoints: int = 2
+    max_skips: int = 5  # non-finite steps in a row after which the run stops, state kept
+    log_samples: int = 4  # questions of each rollout whose samples are written to samples.jsonl
+
+
+@dataclass
+class Recipe:
+    name: str
+    stages: tuple[Stage, ...]
+    template: Callable[[Problem, Any], str]  # (problem, tokenizer) -> model input
+    # None: that of the weights a stage starts from, and where it starts from none, of the first
+    model: ModelConfig | None = None
+    tokenizer: Tokenizers | None = None  # None: as model; a preset has none
+    mesh: MeshConfig = MeshConfig()
+    grading: GradingConfig = GradingConfig()
+    seed: int = 0
+
+
+def stages_read(value: Any) -> tuple[str, ...]:
+    """Names of the stages whose output a part of a recipe reads: whatever in it has an attribute `stages`, in their order.
+
+    What a stage starts from is not among them.
+    """
+    found = list(getattr(value, 'stages', ())) if not isinstance(value, (type, Recipe)) else []
+    if isinstance(value, (tuple, list)):
+        inner: Sequence[Any] = value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value) if field.name != 'stages']
+    else:
+        inner = ()
+    return tuple(dict.fromkeys([*found, *(name for each in inner for name in stages_read(each))]))
