@@ -25,11 +25,11 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
     'pyarrow': 'data/rows.py',
     'reasoning_gym': 'data/datasets.py',
     'rich': 'train/live.py',
-    'sentencepiece': 'data/tokenizer.py',
+    'sentencepiece': 'data/tokenizer/pieces.py',
     'sympy': 'rewards/formulas.py',
     'tensorboardX': 'train/log.py',
     'tensorflow_datasets': 'data/datasets.py',
-    'tokenizers': 'data/tokenizer.py',
+    'tokenizers': 'data/tokenizer/hugging_face.py',
     'tyro': 'cli.py',
     'yaml': 'data/rows.py',
 }
