@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import hypothesis
+import pytest
 
 _cache = pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla'
 
@@ -17,3 +18,23 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 # No deadline: a jitted property compiles at its first example. The same examples each time, so that a failure repeats.
 hypothesis.settings.register_profile('r1jax', deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile('r1jax')
+
+
+@pytest.fixture
+def data_cache(tmp_path_factory, monkeypatch):
+    """Where tables are written as they are read, empty."""
+    home = tmp_path_factory.mktemp('cache')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(home))
+    return home / 'r1jax' / 'data'
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    """A fake endpoint that a judge can ask: see `judges.Server`."""
+    from judges import Server
+
+    monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()

@@ -5,59 +5,22 @@ import gzip
 import json
 import pathlib
 import pickle
-import random
-import subprocess
 import sys
 
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
-import toy
+from tables import WHOLE, asked, brief, lines, parquet
 
-from r1jax.config import Part
-from r1jax.data import datasets, rows, store, stored, template
+from r1jax.data import rows, store, template
 from r1jax.data.braces import boxed
 from r1jax.data.table import Fields, Table, TableExamples
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.rewards import combine
-from r1jax.settings import BadInput
-from r1jax.train.prepare import prepare
-from r1jax.train.source import StoredSource
 from r1jax.types import Example, Problem
 
-SAVED = str(pathlib.Path(__file__).parent / 'golden' / 'saved')  # by datasets 5.2.0, DatasetDict.save_to_disk
+pytestmark = pytest.mark.usefixtures('data_cache')
 NESTED = Fields('question', 'meta.answer', meta=('meta.level',))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    home = tmp_path_factory.mktemp('cache')
-    monkeypatch.setenv('XDG_CACHE_HOME', str(home))
-    return home / 'r1jax' / 'data'
-
-
-def asked(n: int, start: int = 0) -> list[dict]:
-    return [{'problem': f'{i}+1?', 'answer': f'{i + 1}', 'level': i % 3} for i in range(start, start + n)]
-
-
-def parquet(path, records, **options) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pa.parquet.write_table(pa.Table.from_pylist(records), path, **options)
-    return str(path)
-
-
-def lines(path, records) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('\n'.join(r if isinstance(r, str) else json.dumps(r) for r in records), encoding='utf-8')
-    return str(path)
-
-
-def brief(problems) -> list[tuple]:
-    return [(p.id, p.prompt, p.answer) for p in problems]
-
-
-WHOLE = [(i, f'{i}+1?', f'{i + 1}') for i in range(7)]
 
 
 def written(kind, path):
@@ -110,25 +73,25 @@ def test_a_table_is_a_sequence_in_any_order(tmp_path):
     assert [p.id for p in first] != list(range(30))
 
 
-def test_it_is_written_once_and_anew_when_anything_changes(tmp_path, cache):
+def test_it_is_written_once_and_anew_when_anything_changes(tmp_path, data_cache):
     path = tmp_path / 'a.jsonl'
     lines(path, asked(3))
     source = Table(str(path))
     source.load()
-    (folder,) = cache.iterdir()
+    (folder,) = data_cache.iterdir()
     made = (folder / 'items.jsonl').stat().st_mtime_ns
     assert brief(source.load()) == WHOLE[:3] and (folder / 'items.jsonl').stat().st_mtime_ns == made
     Table(str(path), limit=2).load()
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(data_cache.iterdir())) == 2
     lines(path, asked(4))
-    assert len(source.load()) == 4 and len(list(cache.iterdir())) == 3
+    assert len(source.load()) == 4 and len(list(data_cache.iterdir())) == 3
 
 
-def test_what_fails_leaves_nothing_behind(tmp_path, cache, monkeypatch):
+def test_what_fails_leaves_nothing_behind(tmp_path, data_cache, monkeypatch):
     path = lines(tmp_path / 'a.jsonl', [*asked(2), '{"problem": '])
     with pytest.raises(ValueError, match=r'a\.jsonl:3: not a JSON line'):
         Table(path).load()
-    assert list(cache.iterdir()) == []
+    assert list(data_cache.iterdir()) == []
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     with pytest.raises(ValueError, match=r'cannot store the data in .*XDG_CACHE_HOME sets another place'):
@@ -344,198 +307,3 @@ def test_examples_as_they_are_asked_and_of_a_length(tmp_path):
         TableExamples(path, at_most=(('prompt', 8),)).load()
     with pytest.raises(ValueError, match=r"asked='User:' has no '\{prompt\}'"):
         TableExamples(path, asked='User:').load()
-
-
-# --- folders
-
-
-def test_a_folder_that_datasets_saved():
-    train, test = (Table(SAVED, NESTED, split=split).load() for split in ('train', 'test'))
-    assert brief(train) == WHOLE[:5] and train[3].meta == {'meta.level': 1}
-    assert brief(test) == [(0, '100+1?', '101'), (1, '101+1?', '102')]
-    assert brief(Table(f'{SAVED}/train', NESTED).load()) == brief(train)
-    assert len(Table(SAVED, NESTED, split='*').load()) == 7
-    with pytest.raises(ValueError, match="saved: split: there is no 'dev': there are 'test', 'train'"):
-        Table(SAVED, NESTED, split='dev').load()
-    with pytest.raises(ValueError, match="split: name one: there are 'test', 'train'"):
-        Table(SAVED, NESTED).load()
-
-
-CARD = """---
-license: mit
-configs:
-- config_name: main
-  data_files:
-  - split: train
-    path: main/train-*
-  - split: test
-    path:
-    - main/test-0.parquet
-- config_name: socratic
-  data_files: socratic/*.parquet
----
-# A card
-"""
-
-
-def test_a_copy_of_a_hub_repository_is_read_by_its_card(tmp_path):
-    parquet(tmp_path / 'main' / 'train-00001.parquet', asked(3, 4))
-    parquet(tmp_path / 'main' / 'train-00000.parquet', asked(4))
-    parquet(tmp_path / 'main' / 'test-0.parquet', asked(1, 50))
-    parquet(tmp_path / 'socratic' / 'x.parquet', asked(2, 70))
-    (tmp_path / 'README.md').write_text(CARD)
-    path = str(tmp_path)
-    assert brief(Table(path, split='train', config='main').load()) == WHOLE
-    assert [
-        len(Table(path, split=s, config=c).load()) for s, c in (('test', 'main'), ('', 'socratic'), ('train', '*'))
-    ] == [1, 2, 9]
-    with pytest.raises(ValueError, match="config: name one: there are 'main', 'socratic'"):
-        Table(path, split='train').load()
-    with pytest.raises(ValueError, match="split: there is no 'dev': there are 'test', 'train'"):
-        Table(path, split='dev', config='main').load()
-    (tmp_path / 'main' / 'test-0.parquet').unlink()
-    with pytest.raises(ValueError, match=r'README names the files .*test-0\.parquet, and none is there'):
-        Table(path, split='test', config='main').load()
-    (tmp_path / 'README.md').write_text('---\na: [\n---\n')
-    with pytest.raises(ValueError, match=r'README\.md: its head is not YAML'):
-        Table(path).load()
-
-
-def test_without_a_card_names_of_files_tell_the_splits(tmp_path):
-    lines(tmp_path / 'train.jsonl', asked(3))
-    for i in (1, 2):
-        lines(tmp_path / f'test{i}.jsonl', asked(i, 10 * i))
-    (tmp_path / 'dataset_infos.json').write_text('{}')
-    path = str(tmp_path)
-    assert [p.id for p in Table(path, split='test').load()] == [0, 1, 2]
-    assert len(Table(path, split='train').load()) == 3 and len(Table(path, split='*').load()) == 6
-    assert brief(Table(f'{path}/test?.jsonl').load())[0] == (0, '10+1?', '11')
-    parquet(tmp_path / 'extra' / 'part.parquet', asked(4))
-    assert len(Table(path, split='train', config='extra').load()) == 4
-    with pytest.raises(ValueError, match="has no folder 'other': it has 'extra'"):
-        Table(path, config='other').load()
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(ValueError, match='has no data files'):
-        Table(f'{path}/empty').load()
-
-
-def test_large_tfds_datasets_stay_on_disk(tmp_path, monkeypatch):
-    monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
-    monkeypatch.setattr(datasets, 'LARGE', 3)
-    source = datasets.TFDS('x', 'train', '', '')
-    datasets.prepared(source, 'train', {'q': str, 'a': str}, lambda: ({'q': f'{i}?', 'a': f'{i}'} for i in range(5)))
-    (folder,) = (tmp_path / 'r1jax_generated').iterdir()
-    problems = datasets.TFDS(f'r1jax_generated/{folder.name}', 'train', 'q', 'a').load()
-    assert isinstance(problems, stored.Made) and brief(problems) == [(i, f'{i}?', f'{i}') for i in range(5)]
-    with pytest.raises(ValueError, match="row 0: no field 'b'"):
-        datasets.TFDS(f'r1jax_generated/{folder.name}', 'train', 'q', 'b').load()
-
-
-# --- memory
-
-PEAK = """
-import pathlib, sys
-from r1jax.data.table import Table
-def peak():  # not getrusage's, which begins with that of the process that started this one
-    return int(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) * 1024
-Table(sys.argv[2]).load()[0]  # pyarrow's own memory is not what is measured
-before = peak()
-problems = Table(sys.argv[1]).load()
-total = sum(len(problems[i].prompt) for i in range(0, len(problems), 3))
-print(len(problems), total, peak() - before)
-"""
-
-
-@pytest.mark.skipif(not pathlib.Path('/proc/self/status').exists(), reason='reads the peak of memory as Linux tells it')
-def test_memory_is_bounded_by_far_less_than_the_file(tmp_path):
-    texts = random.Random(0)
-    path = tmp_path / 'big.parquet'
-    schema = pa.schema([('problem', pa.string()), ('answer', pa.string())])
-    with pa.parquet.ParquetWriter(path, schema, compression='none') as out:
-        for part in range(3):  # of one row group each
-            problem = [texts.randbytes(1000).hex() for _ in range(20_000)]
-            out.write_table(pa.table({'problem': problem, 'answer': [str(part)] * 20_000}, schema=schema))
-    size = path.stat().st_size
-    small = parquet(tmp_path / 'small.parquet', asked(2000))
-    ran = subprocess.run([sys.executable, '-c', PEAK, str(path), small], capture_output=True, text=True, check=True)
-    count, total, grown = map(int, ran.stdout.split())
-    assert size > 110e6 and (count, total) == (60_000, 20_000 * 2000)
-    assert grown < size / 2  # 40 MB here; with what pyarrow keeps by default, or reads at once, more than the file
-
-
-# --- in a run
-
-
-def on_disk(tmp_path) -> tuple:
-    """The toy's recipe with its questions and texts in tables, and the same in lists."""
-    questions = lines(tmp_path / 'q.jsonl', [{'problem': f'{i}+1=', 'answer': f'{i + 1}'} for i in range(9)])
-    texts = lines(tmp_path / 't.jsonl', [{'prompt': f'{i}+1=', 'response': f'{i + 1}'} for i in range(9)])
-
-    def recipe(problems, examples):
-        base, zero = toy.recipe().stages
-        base = dataclasses.replace(base, source=dataclasses.replace(base.source, examples=examples), evals=())
-        zero = dataclasses.replace(zero, source=dataclasses.replace(zero.source, problems=problems), evals=())
-        return dataclasses.replace(toy.recipe(), stages=(base, zero))
-
-    tables = recipe(Table(questions), TableExamples(texts))
-    return tables, recipe(datasets.JSONLines(questions), datasets.JSONLinesExamples(texts))
-
-
-def prepared(recipe, tmp_path):
-    ready = prepare(recipe, str(tmp_path), ('base', 'zero'), 8, pool=None)
-    return [ready.job(name) for name in ('base', 'zero')]  # no reward here has a deadline
-
-
-@dataclasses.dataclass(frozen=True)
-class Odd:
-    """Grades nothing whose answer is even."""
-
-    def __call__(self, problem, response) -> float:
-        return 1.0
-
-    def check(self, problem) -> str | None:
-        return None if int(problem.answer) % 2 else 'even'
-
-
-def test_problems_of_a_table_that_cannot_be_graded_are_removed_and_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(combine, '_TOGETHER', 4)
-    base, zero = on_disk(tmp_path)[0].stages
-    source = dataclasses.replace(zero.source, rewards=(Part('accuracy', Odd()),))
-    source = dataclasses.replace(
-        source, problems=dataclasses.replace(source.problems, fields=Fields(skip=('9',)), unique=True)
-    )
-    recipe = dataclasses.replace(toy.recipe(), stages=(base, dataclasses.replace(zero, source=source)))
-    job = prepared(recipe, tmp_path)[1]
-    assert [p.answer for p in job.problems] == ['1', '3', '5', '7'] and isinstance(job.problems, stored.Made)
-    assert job.removed == 4 and [list(tokens) for tokens in job.prompts[1:2]] == [toy.Letters().encode('2+1=')]
-    assert job.notes == (
-        'stage zero: 1 of 9 rows left out, which have no answer that can be checked',
-        'stage zero: 4 of 8 problems removed, which cannot be graded; the first is 1: accuracy: even',
-    )
-
-
-def test_a_run_reads_tables_as_it_reads_lists_and_resumes_in_them(tmp_path):
-    (tables, lists) = (prepared(recipe, tmp_path) for recipe in on_disk(tmp_path))
-    assert isinstance(tables[0].examples, stored.Made) and isinstance(tables[1].prompts, stored.Made)
-    assert list(tables[0].examples) == lists[0].examples and list(tables[1].prompts) == lists[1].prompts
-    assert list(tables[1].problems) == lists[1].problems
-
-    def source(job):
-        return StoredSource(job.stage.source, job.examples, seed=3)
-
-    def tokens(source, steps):
-        return [[(*i.prompt, *i.response) for i in source.next_items(None, None, 0)[0]] for _ in range(steps)]
-
-    whole = tokens(source(lists[0]), 5)
-    first = source(tables[0])
-    begun = tokens(first, 2)
-    resumed = source(tables[0])
-    resumed.restore(first.cursor(), first.flight())
-    assert begun + tokens(resumed, 3) == whole
-
-
-def test_a_prompt_in_a_table_that_does_not_fit_is_found_before_the_run(tmp_path):
-    recipe, _ = on_disk(tmp_path)
-    lines(tmp_path / 'q.jsonl', [*asked(3), {'problem': '1+' * 20, 'answer': '2'}])
-    with pytest.raises(BadInput, match=r'the prompt of problem 3 has 40 tokens, sample\.max_prompt=16'):
-        prepared(recipe, tmp_path)

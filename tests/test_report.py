@@ -1,210 +1,20 @@
-"""The report of an invented run: whole, partial, hostile and large workdirs.
+"""The report of an invented run: whole, partial, hostile and large workdirs."""
 
-To look at it: `python tests/test_report.py DIR` makes the invented workdir with its report in DIR.
-"""
-
-import html.parser
 import json
 import math
-import os
 import re
 import shutil
-import sys
 import time
 
 import numpy as np
 import pytest
+from invented import Page, evaluation, invent, written
 
 from r1jax import report
-from r1jax.evals.metrics import summarise
 from r1jax.report import chart, findings, hacking, samples
 from r1jax.report.page import number, span, text
 from r1jax.report.workdir import StageRun
 from r1jax.train.log import Log, write_summary
-
-TEMPLATE = (
-    'A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant '
-    'first thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning '
-    'process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> '
-    'reasoning process here </think> <answer> answer here </answer>. User: {}. Assistant:'
-)
-
-
-def evaluation(rng, right, worked, tokens, questions=100, count=16, gain=0.0):
-    """EVAL of invented answers: accuracy and tokens of (worked, direct) ones, and the share of worked ones."""
-    hard = rng.beta(5, 5, (questions, 1)) - 0.5
-    long = rng.random((questions, count)) < worked
-    correct = rng.random((questions, count)) < np.where(long, right[0], right[1]) + 0.3 * hard * (1 - gain)
-    answers = [['7' if c else str(rng.integers(10)) for c in row] for row in correct]
-    length = np.where(long, tokens[0], tokens[1]) + rng.integers(-3, 4, long.shape)
-    formatted = rng.random(long.shape) < 0.88 + 0.11 * gain
-    modes = [['worked' if w else 'direct' for w in row] for row in long]
-    return summarise(correct, answers, length, formatted, rng.random(long.shape) < 0.99, modes)
-
-
-def completions(rng, right, worked, when, step=None):
-    for question in range(4):
-        digits = rng.integers(1, 10, 6)
-        total, steps = 0, []
-        for digit in digits:
-            total = (total + int(digit)) % 10
-            steps.append(f'+{digit}={total}')
-        for sample in range(2):
-            ok, long = rng.random() < right, rng.random() < worked
-            answer = total if ok else (total + 3) % 10
-            think = ' '.join(steps) + ('' if sample else f'\nwait, check: {total}. ok') if long else ''
-            yield {
-                'question': question,
-                'prompt': TEMPLATE.format('+'.join(map(str, digits)) + ' mod 10'),
-                'completion': f'<think>{think}</think> <answer>{answer}</answer>',
-                'answer': str(total),
-                'tokens': 40 if long else 9,
-                'finished': True,
-                'reward': 2.0 if ok else 1.0,
-                'parts': {'accuracy': float(ok), 'format': 1.0},
-                'when': when,
-                'eval': 'held_out',
-            }
-
-
-def invent(workdir, base_steps=1200, zero_steps=60, finished=True):
-    """A workdir as tiny_zero leaves it: pretraining, then R1-Zero that finds thinking."""
-    rng = np.random.default_rng(0)
-    os.makedirs(workdir, exist_ok=True)
-    before = evaluation(rng, (0.68, 0.14), 0.3, (36, 8))
-    after = evaluation(rng, (0.94, 0.2), 0.99, (38, 9), gain=1.0)
-    with Log(workdir) as log:
-        for step in range(1, base_steps + 1):
-            loss = 0.62 + 2.4 * math.exp(-step / 90) + 0.03 * rng.standard_normal()
-            rate = 2e-3 * min(1, step / 50) * (0.55 + 0.45 * math.cos(math.pi * step / base_steps))
-            values = {
-                'loss': loss,
-                'grad_norm': 0.4 + rng.gamma(2, 0.1),
-                'learning_rate': rate,
-                'tokens': 3400 + rng.integers(200),
-            }
-            log.metrics('base', step, 0.09 * step, values | {'tokens_per_second': 36000 + 900 * rng.standard_normal()})
-        log.samples('zero', 0, list(completions(np.random.default_rng(5), 0.3, 0.3, 'before')))
-        for step in range(1, (zero_steps if finished else zero_steps // 3) + 1):
-            p = 1 / (1 + math.exp(-(step / zero_steps - 0.35) * 9))
-            accuracy = float(np.clip(0.3 + 0.64 * p + 0.025 * rng.standard_normal(), 0, 1))
-            shaped = float(np.clip(0.89 + 0.1 * p + 0.01 * rng.standard_normal(), 0, 1))
-            values = {
-                'reward/mean': accuracy + shaped,
-                'reward/std': 0.25 + math.sqrt(accuracy * (1 - accuracy)),
-                'reward/accuracy': accuracy,
-                'reward/format': shaped,
-                'rollout/tokens': 16 + 22 * p + 0.5 * rng.standard_normal(),
-                'rollout/truncated': 0.02 * (1 - p) + 0.002 * rng.random(),
-                'rollout/groups_kept': 1 - round(9 * p) / 16,
-                'policy/kl': 0.12 * p + 0.003 * rng.random(),
-                'policy/entropy': 0.5 - 0.3 * p + 0.01 * rng.standard_normal(),
-                'policy/clip_fraction': 0.002 + 0.004 * rng.random(),
-                'policy/sampler_gap_max': 10 ** rng.uniform(-5.8, -5.2),
-                'policy/sampler_gap_mean': 10 ** rng.uniform(-7.3, -7.0),
-                'policy/skipped': int(step == 17),
-                'loss': math.nan if step == 17 else 0.02 * rng.standard_normal(),
-                'grad_norm': 0.5 + rng.gamma(2, 0.15),
-                'learning_rate': 3e-4,
-                'tokens_per_second': 5200 + 900 * p + 120 * rng.standard_normal(),
-                'time/sample': 1.4 + p,
-                'time/score': 0.02,
-                'time/train': 1.1 + p,
-            }
-            if step % 20 == 0:
-                share = evaluation(rng, (0.68 + 0.26 * p, 0.15), 0.3 + 0.69 * p, (37, 8), questions=50, gain=p)
-                keys = ('pass@1', 'pass@1_ci', 'response_tokens', 'format')
-                values |= {f'eval/held_out/{key}': share[key] for key in keys}
-            log.metrics('zero', step, 3.1 * step, values)
-            log.samples('zero', step, list(completions(rng, accuracy, 0.3 + 0.7 * p, 'rollout')))
-        if finished:
-            log.samples('zero', zero_steps, list(completions(np.random.default_rng(5), 0.97, 1.0, 'after')))
-    capped = {'capped_at': 17}
-    others = {
-        'one_term_longer': (
-            evaluation(rng, (0.5, 0.12), 0.3, (42, 8)),
-            evaluation(rng, (0.83, 0.1), 0.98, (44, 9), gain=0.8),
-        ),
-        'capped': (
-            evaluation(rng, (0.3, 0.14), 0.3, (16, 8)) | capped,
-            evaluation(rng, (0.2, 0.14), 0.9, (16, 9)) | capped,
-        ),
-    }
-    results = {'held_out': (before, after), **others}
-    evals = {name: {'before': b} | ({'after': a} if finished else {}) for name, (b, a) in results.items()}
-    zero = {'steps': zero_steps, 'seconds': 3.1 * zero_steps} if finished else {}
-    stages = {
-        'base': {'steps': base_steps, 'seconds': 0.09 * base_steps},
-        'zero': {**zero, **evals['held_out'], 'evals': evals},
-    }
-    write_summary(workdir, {'recipe': 'tiny_zero', 'seed': 0, 'stages': stages})
-    optim = {'learning_rate': 3e-4, 'clip_norm': 1.0}
-    recipe = {
-        'name': 'tiny_zero',
-        'seed': 0,
-        'stages': [
-            {'name': 'base', 'steps': base_steps, 'start': 'init', 'source': {'batch': 64}, 'loss': {}, 'optim': optim},
-            {
-                'name': 'zero',
-                'steps': zero_steps,
-                'start': 'base',
-                'source': {
-                    'problems': {},
-                    'questions': 16,
-                    'samples': 16,
-                    'sample': {'max_tokens': 64, 'temperature': 1.0},
-                },
-                'loss': {'clip_low': 0.2, 'clip_high': 0.2, 'beta': 0.001, 'normalise': 'grpo'},
-                'optim': optim,
-            },
-        ],
-    }
-    config = {
-        'recipe': recipe,
-        'command': ['r1jax', 'run', 'experiments/tiny_zero.py', '--workdir', 'runs/tiny_zero'],
-        'git_commit': '0123abc',
-        'versions': {'python': '3.11.2', 'jax': '0.10.2', 'flax': '0.12.8'},
-    }
-    with open(os.path.join(workdir, 'config.json'), 'w') as file:
-        json.dump(config, file)
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that every tag is closed, and keeps what a test asks for."""
-
-    VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'polygon', 'path', 'rect', 'input'}
-
-    def __init__(self, source):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.words = [], [], [], []
-        self.feed(source)
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ('script', 'style'):
-            self.words.append(data)
-
-    @property
-    def said(self):
-        return re.sub(r'\s+', ' ', ''.join(self.words))
-
-
-def written(workdir):
-    with open(report.write(str(workdir)), encoding='utf-8') as file:
-        return file.read()
 
 
 @pytest.fixture(scope='module')
@@ -464,8 +274,3 @@ def test_numbers_and_times():
     assert [number(v, percent=True) for v in (0.934, 0.0012, 1, 0)] == ['93.4 %', '0.12 %', '100.0 %', '0.0 %']
     assert [span(s) for s in (48, 365, 12000, None)] == ['48 s', '6 min 5 s', '3 h 20 min', '–']
     assert text('<a "b">\x07') == '&lt;a &quot;b&quot;&gt;␇'
-
-
-if __name__ == '__main__':
-    invent(sys.argv[1])
-    print(report.write(sys.argv[1]))

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_report import Page, written
+from invented import Page, written
 
 from r1jax import report
 from r1jax.evals.metrics import figures, summarise
