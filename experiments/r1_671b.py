@@ -63,9 +63,10 @@ from r1jax.data.datasets import ReasoningGym
 from r1jax.data.judgements import LengthBalanced, TableLabelled, TablePairs
 from r1jax.data.kept import Kept, Mixture
 from r1jax.data.sets import Named
+from r1jax.data.shots import REFLECTING
 from r1jax.data.stored import Made
 from r1jax.data.table import Fields, Table, TableExamples
-from r1jax.data.template import r1, r1_zero
+from r1jax.data.template import FewShot, dialogue, r1, r1_zero
 from r1jax.data.together import Together
 from r1jax.rewards import accuracy, code, form, language, mathematics
 from r1jax.rewards.choice import choice
@@ -310,8 +311,15 @@ def readable(problem: Problem, response: Response) -> str:
     return f'{thought.strip()}</think>\n\n{told}'
 
 
-def cold_start_data(s: Sizes) -> Stage:
-    """Report §2.3.1: long chains of R1-Zero that read well, of one language, that reflect and end in a summary."""
+def cold_start_data(s: Sizes) -> tuple[Stage, Stage]:
+    """Report §2.3.1: long chains that read well, of one language, that reflect and end in a summary; of R1-Zero, and of the base model
+    after worked examples.
+    """
+    own = written(s, 'cold_start_data', 'zero', r1_zero)
+    return own, written(s, 'cold_start_shots', base(s), FewShot(dialogue, REFLECTING))
+
+
+def written(s: Sizes, name: str, start: str, template) -> Stage:
     source = Collect(
         problems=PROBLEMS,
         sample=sample(s, s.max_tokens),
@@ -321,7 +329,7 @@ def cold_start_data(s: Sizes) -> Stage:
         correct=CORRECT,
         keep=1,
         prefer='longest',
-        template=r1_zero,  # to sample with; what is stored has R1's
+        template=template,  # to sample with; what is stored has R1's
         rewrite=readable,
         filters=(
             Filter('no_reflection', Reflects(1)),
@@ -332,12 +340,12 @@ def cold_start_data(s: Sizes) -> Stage:
             Filter('overlong', Shorter(s.sft_tokens - s.max_prompt), rewritten=True),
         ),
     )
-    return Stage('cold_start_data', 0, source, start='zero', template=r1)
+    return Stage(name, 0, source, start=start, template=r1)
 
 
 def cold_start(s: Sizes) -> Stage:
     """Settings are those of `sft`: none were published of this stage alone."""
-    kept = Kept('cold_start_data', limit=s.cold_examples)
+    kept = Mixture(tuple((Kept(stage.name, limit=s.cold_examples // 2), 1.0) for stage in cold_start_data(s)))
     return tuned(s, 'cold_start', base(s), kept, evals=held_out(s, THINKING, LANGUAGE))
 
 
@@ -438,7 +446,7 @@ def base(s: Sizes) -> str:
 
 def pipeline(s: Sizes) -> Recipe:
     """All stages, of these sizes."""
-    first = (zero(s), cold_start_data(s), cold_start(s), reasoning_rl(s), rejection(s), sft(s))
+    first = (zero(s), *cold_start_data(s), cold_start(s), reasoning_rl(s), rejection(s), sft(s))
     last = (*judges(s), all_scenarios(s), *((distill(s),) if s.student else ()))
     return Recipe(s.name, first + last, r1_zero, model(s.base), mesh=s.mesh)
 

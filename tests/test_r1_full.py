@@ -15,7 +15,7 @@ from r1jax.settings import load_recipe
 from r1jax.types import Example, Problem, Response
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / 'experiments'
-STAGES = 'zero cold_start_data cold_start reasoning_rl rejection sft helpful_rm safety_rm all_scenarios'.split()
+STAGES = 'zero cold_start_data cold_start_shots cold_start reasoning_rl rejection sft helpful_rm safety_rm all_scenarios'.split()
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def test_stages_are_the_papers_and_read_what_they_should(full):
     _, stages = full
     assert list(stages) == STAGES
     assert {name: stage.start for name, stage in stages.items()} == {
-        **dict.fromkeys(('zero', 'cold_start', 'sft'), 'weights/DeepSeek-V3-Base/'),
+        **dict.fromkeys(('zero', 'cold_start_shots', 'cold_start', 'sft'), 'weights/DeepSeek-V3-Base/'),
         'cold_start_data': 'zero',
         'reasoning_rl': 'cold_start',
         'rejection': 'reasoning_rl',
@@ -36,7 +36,7 @@ def test_stages_are_the_papers_and_read_what_they_should(full):
     }
     reads = {name: stages_read(stage) for name, stage in stages.items() if stages_read(stage)}
     assert reads == {
-        'cold_start': ('cold_start_data',),
+        'cold_start': ('cold_start_data', 'cold_start_shots'),
         'sft': ('rejection',),
         'all_scenarios': ('helpful_rm', 'safety_rm'),
     }

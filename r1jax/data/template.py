@@ -6,8 +6,11 @@ is its own doing (R1 report §2.2.3).
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.types import Problem
+from r1jax.types import Example, Problem
 
 INSTRUCTION = (
     'A conversation between User and Assistant. The user asks a question, and the Assistant solves it. '
@@ -57,6 +60,33 @@ def chat(problem: Problem, tokenizer: Tokenizer) -> str:
       ValueError: the tokenizer has no chat template, or it rejects the messages.
     """
     return tokenizer.chat(problem.meta.get('messages') or [{'role': 'user', 'content': problem.prompt}])
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot:
+    """Worked examples before the question, each as `template` would ask it: "few-shot prompting with a long CoT as an example" (R1
+    report §2.3.1), which gives a base model the form of an answer. For models that were not taught to chat.
+
+        Collect(problems, …, template=FewShot(dialogue, shots.REFLECTING))
+
+    An example ends with the tokenizer's end token where that can be written, so that the model ends its answer, too.
+    """
+
+    template: Callable[[Problem, Tokenizer], str]
+    shots: tuple[Example, ...]  # a question, and the response to it
+
+    def __post_init__(self):
+        if not self.shots:
+            raise ValueError('FewShot.shots is empty: give examples, or use the template alone')
+
+    def __call__(self, problem: Problem, tokenizer: Tokenizer) -> str:
+        end = tokenizer.piece(tokenizer.eos)
+        end = end if end in tokenizer.special_texts else '\n\n'
+        asked = (dataclasses.replace(problem, prompt=shot.prompt, meta={}) for shot in self.shots)
+        shown = (
+            self.template(each, tokenizer) + shot.response + end for each, shot in zip(asked, self.shots, strict=True)
+        )
+        return ''.join(shown) + self.template(problem, tokenizer)
 
 
 def exchange(problem: Problem, response: str, tokenizer: Tokenizer) -> list[int]:
