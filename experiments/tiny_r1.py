@@ -92,7 +92,7 @@ class Sizes:
     reasoning_steps: int = 60
     prompts: int = 2000  # of rejection sampling
     chats: int = 10_000  # answers to general prompts, for SFT
-    pairs: int = 12_000
+    pairs: int = 24_000
     labels: int = 2000
     judged: int = 400  # held-out pairs, and labels
     rules_steps: int = 20  # of RL for all scenarios before preference rewards …
