@@ -1,4 +1,5 @@
-"""Writes what a finished experiment showed into docs/results: NAME.json (curves and evaluations) and NAME.md (the same, to be read).
+"""Writes what a finished experiment showed into docs/results: NAME.json (curves and evaluations), NAME.md (the same, to be read) and
+NAME.svg (curves of RL).
 
     python docs/results/collect.py NAME WORKDIR [WORKDIR ...]     one workdir a seed
 
@@ -10,6 +11,8 @@ import json
 import pathlib
 import statistics
 import sys
+
+from curves import draw
 
 HERE = pathlib.Path(__file__).parent
 CURVES = (
@@ -25,7 +28,7 @@ CURVES = (
     'policy/sampler_gap_max',
 )
 COLUMNS = ('pass@1', 'cons', 'accuracy', 'response_tokens', 'format', 'accuracy_well_formed', 'language_consistency')
-WINDOW = 5  # steps averaged into one point of a curve
+WINDOW, POINTS = 5, 20  # steps averaged into one point of a curve, at least; points of one, at most, about
 SHOWN = 3  # questions whose first sample is shown before and after
 
 
@@ -33,11 +36,12 @@ def curve(workdir: pathlib.Path, stage: str) -> dict:
     """Means over windows of steps, of every curve that the stage has."""
     with open(workdir / 'metrics.jsonl', encoding='utf-8') as file:
         lines = [m for m in map(json.loads, file) if m['stage'] == stage]
-    out = {'step': [lines[min(i + WINDOW, len(lines)) - 1]['step'] for i in range(0, len(lines), WINDOW)]}
+    window = max(WINDOW, len(lines) // POINTS)
+    out = {'step': [lines[min(i + window, len(lines)) - 1]['step'] for i in range(0, len(lines), window)]}
     for name in (*CURVES, 'loss'):
         values = [m.get(name) for m in lines]
         if values and None not in values:
-            cut = [values[i : i + WINDOW] for i in range(0, len(values), WINDOW)]
+            cut = [values[i : i + window] for i in range(0, len(values), window)]
             out[name] = [float(f'{sum(v) / len(v):.4g}') for v in cut]
     return out
 
@@ -137,7 +141,8 @@ def figure(entry: dict, column: str) -> str:
 
 
 def page(name: str, runs: list[dict]) -> str:
-    out = [f'# {name}', '', 'Made by `docs/results/collect.py` from the runs of these commands:', '']
+    out = [f'# {name}', '', f'![curves of the stages of RL, a colour a seed]({name}.svg)', '']
+    out += ['Made by `docs/results/collect.py` from the runs of these commands:', '']
     out += ['```sh', *(r['command'] for r in runs), '```', '']
     versions = runs[0]['versions']
     out += [
@@ -172,7 +177,7 @@ def page(name: str, runs: list[dict]) -> str:
             for seed, by in modes:
                 out += [f'| {seed} | {m} | {100 * v["share"]:.1f} | {figure(v, "accuracy")} |' for m, v in by.items()]
         out += across(runs, stage)
-        out += ['', f'Means over {WINDOW} steps, seed {runs[0]["seed"]}:', '']
+        out += ['', f'Means over the steps since the line before, seed {runs[0]["seed"]}:', '']
         points = runs[0]['stages'][stage]['curve']
         out += ['| ' + ' | '.join(points) + ' |', '|' + '---|' * len(points)]
         out += ['| ' + ' | '.join(map(str, row)) + ' |' for row in zip(*points.values(), strict=True)]
@@ -205,7 +210,8 @@ def main(name: str, *workdirs: str) -> None:
     runs = [run(pathlib.Path(w)) for w in workdirs]
     (HERE / f'{name}.json').write_text(json.dumps({'runs': runs}, indent=1) + '\n', encoding='utf-8')
     (HERE / f'{name}.md').write_text(page(name, runs), encoding='utf-8')
-    print(HERE / f'{name}.json', HERE / f'{name}.md')
+    (HERE / f'{name}.svg').write_text(draw(runs), encoding='utf-8')
+    print(*(HERE / f'{name}.{kind}' for kind in ('json', 'md', 'svg')))
 
 
 if __name__ == '__main__':
