@@ -13,7 +13,7 @@ import tiny_r1
 from r1jax.config import Recipe
 from r1jax.data.chat_authors import ChatExamples, Chats
 
-STEPS = 200  # of preference reward, where the recipe has 30
+STEPS = 200  # of preference reward, where the recipe has 20
 
 
 def recipe() -> Recipe:
