@@ -96,7 +96,7 @@ class Sizes:
     labels: int = 2000
     judged: int = 400  # held-out pairs, and labels
     rules_steps: int = 20  # of RL for all scenarios before preference rewards …
-    preference_steps: int = 20  # … and with them; after 30 one seed in two has found the hole in its judge
+    preference_steps: int = 20  # … and with them; after 30 a seed had found its judge's hole
     student_rl_steps: int = 60
     held_out: int = 128  # sums, and …
     held_out_chats: int = 48  # requests of each evaluation
@@ -221,7 +221,7 @@ def tuned(name: str, start: str, sizes: Sizes, examples, epochs: int, **kwargs) 
 
 
 def cold_start(sizes: Sizes) -> Stage:
-    return tuned('cold_start', 'base', sizes, Kept('cold_start_data'), epochs=4, evals=(sums(sizes, THINKING),))
+    return tuned('cold_start', 'base', sizes, Kept('cold_start_data'), epochs=12, evals=(sums(sizes, THINKING),))
 
 
 def reasoning_rl(sizes: Sizes) -> Stage:
