@@ -7,21 +7,25 @@ in processes of its own, each after its imports and with the folder in the page 
 
 - `sharded`: straight to shards on 8 virtual CPU devices, as stored.
 - `sharded_float32`: the same as training loads it. Here the devices are the host, so they hold twice the folder.
-- `one`: to one device, and then one forward of --tokens, compilation included.
+- `one`: to one device, and then one forward of --tokens, which is compiled while the weights are read. No compiled program is kept.
+- `again`: the same in a process that finds the program that the last one compiled, as `r1jax` commands keep them.
 - `transformers`: `from_pretrained(dtype='auto')` and the same forward, by --peer, a Python that has torch and transformers. It maps the
-  file, so its forward reads the weights. It takes turns with `one`; of both the medians are printed.
+  file, so its forward reads the weights. It takes turns with ours; of each the medians are printed.
 
-Prints one JSON line: for each `load_s`, `forward_s`, `peak_gb` (the process's peak resident memory, in all), `over_gb` (what of it is
-neither the weights as the devices hold them nor what the process held before); `bound_gb`, the folder's size and 1 GB; and `ratio`,
-load and forward together, of `one` to `transformers`.
+Prints one JSON line: for each `load_s`, `forward_s`, `cpu_s` (of both, of all cores; less disturbed by what else runs), `peak_gb` (the
+process's peak resident memory, in all), `over_gb` (what of it is neither the weights as the devices hold them nor what the process held
+before); `bound_gb`, the folder's size and 1 GB; and of `one` and `again`, load and forward together, `ratio` to `transformers`, in which
+what it imports on the way (`import_s`: the model's module) counts as it does for whoever calls it, and `ratio_imported`, where not.
 """
 
 import argparse
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -43,6 +47,7 @@ def main() -> None:
         run = {
             'make': lambda: make(args.folder, args.gb, args.dtype),
             'transformers': lambda: peer(args.folder, args.tokens),
+            'again': lambda: load(args.folder, 1, None, args.tokens),
         }
         ours = ('sharded', 8, None), ('sharded_float32', 8, 'float32'), ('one', 1, None)
         run |= {name: lambda n=devices, d=dtype: load(args.folder, n, d, args.tokens) for name, devices, dtype in ours}
@@ -57,16 +62,20 @@ def main() -> None:
         result = {'folder_gb': size / 1e9, 'bound_gb': size / 1e9 + 1}
         for name in ('sharded', 'sharded_float32'):
             result[name] = child(sys.executable, name, folder, args)
-        turns = {'one': sys.executable} | ({'transformers': args.peer} if args.peer else {})
+        turns = {'one': sys.executable, 'again': sys.executable} | ({'transformers': args.peer} if args.peer else {})
+        cache = os.environ['XDG_CACHE_HOME'] = str(pathlib.Path(temporary, 'cache'))
         seen: dict[str, list[dict]] = {name: [] for name in turns}
         for _ in range(args.rounds):
+            shutil.rmtree(cache, ignore_errors=True)
             for name, python in turns.items():
                 seen[name].append(child(python, name, folder, args))
         for name, each in seen.items():
             result[name] = {key: statistics.median(run[key] for run in each) for key in each[0]}
         if args.peer:
-            ours, theirs = (result[name]['load_s'] + result[name]['forward_s'] for name in turns)
-            result['ratio'] = ours / theirs
+            whole = {name: result[name]['load_s'] + result[name]['forward_s'] for name in turns}
+            theirs, imported = whole['transformers'], result['transformers']['import_s']
+            result['ratio'] = {name: whole[name] / (theirs + imported) for name in ('one', 'again')}
+            result['ratio_imported'] = {name: whole[name] / theirs for name in ('one', 'again')}
     print(json.dumps(result))
 
 
@@ -126,6 +135,9 @@ def make(folder: str, gb: float, dtype: str) -> dict:
 
 def load(folder: str, devices: int, dtype: str | None, tokens: int) -> dict:
     """Imports and the mesh first, so that loading is timed alone."""
+    from r1jax import runtime
+
+    runtime.configure()  # as the `r1jax` command does
     import jax
     import jax.numpy as jnp
 
@@ -134,27 +146,32 @@ def load(folder: str, devices: int, dtype: str | None, tokens: int) -> dict:
     from r1jax.nn.transformer import forward, shardings, unembedding
 
     mesh = sharding.make_mesh(MeshConfig(fsdp=devices))
-    jax.block_until_ready(jax.jit(lambda: jnp.zeros(8))())
+    row = jnp.ones((1, tokens), jnp.int32)
+
+    def compiled(config, params):
+        if devices > 1:  # eight devices that share two cores would say nothing of a forward
+            return None
+        config = dataclasses.replace(config, dtype=params['embed'].dtype.name)
+
+        def logits(params, row):
+            place, segment = jnp.arange(tokens)[None], jnp.zeros((1, tokens), jnp.int32)
+            hidden, _, _ = forward(config, params, row, place, segment, segment - 1)
+            return hidden[:, -1].astype(config.dtype) @ unembedding(params).T
+
+        return jax.jit(logits).lower(params, row).compile()
+
     before, _ = memory()
-    start = time.perf_counter()
-    config = weights.opened(folder).config
-    params = jax.block_until_ready(weights.load(folder, shardings(config, mesh), dtype).params)
-    loaded, (_, peak) = time.perf_counter(), memory()
+    start, spent = time.perf_counter(), time.process_time()
+    loaded, logits = weights.load_and_compile(folder, compiled, lambda config: shardings(config, mesh), dtype)
+    params = jax.block_until_ready(loaded.params)
+    ready, (_, peak) = time.perf_counter(), memory()
     held = sum(a.nbytes for a in jax.tree.leaves(params)) / 1e9
-    out = {'load_s': loaded - start, 'peak_gb': peak, 'before_gb': before, 'weights_gb': held}
+    out = {'load_s': ready - start, 'peak_gb': peak, 'before_gb': before, 'weights_gb': held}
     out['over_gb'] = peak - before - held
-    if devices > 1:  # eight devices that share two cores would say nothing of a forward
-        return out
-
-    config = dataclasses.replace(config, dtype=params['embed'].dtype.name)
-
-    def logits(params, row):
-        place, segment = jnp.arange(tokens)[None], jnp.zeros((1, tokens), jnp.int32)
-        hidden, _, _ = forward(config, params, row, place, segment, segment - 1)
-        return hidden[:, -1].astype(config.dtype) @ unembedding(params).T
-
-    assert bool(jnp.isfinite(jax.jit(logits)(params, jnp.ones((1, tokens), jnp.int32))).all())
-    return out | {'forward_s': time.perf_counter() - loaded}
+    if logits:
+        assert bool(jnp.isfinite(logits(params, row)).all())
+        out |= {'forward_s': time.perf_counter() - ready, 'peak_gb': memory()[1]}
+    return out | {'cpu_s': time.process_time() - spent}
 
 
 def peer(folder: str, tokens: int) -> dict:
@@ -163,11 +180,17 @@ def peer(folder: str, tokens: int) -> dict:
 
     before, _ = memory()
     start = time.perf_counter()
+    kind = json.loads(pathlib.Path(folder, 'config.json').read_text())['model_type']
+    importlib.import_module(f'transformers.models.{kind}.modeling_{kind}')
+    imported, spent = time.perf_counter() - start, time.process_time()
+    start = time.perf_counter()
     net = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype='auto')
     loaded, (_, peak) = time.perf_counter(), memory()
     with torch.no_grad():
         assert bool(torch.isfinite(net(torch.ones(1, tokens, dtype=torch.long)).logits[:, -1]).all())
-    return {'load_s': loaded - start, 'forward_s': time.perf_counter() - loaded, 'peak_gb': peak, 'before_gb': before}
+    spent = time.process_time() - spent
+    out = {'load_s': loaded - start, 'forward_s': time.perf_counter() - loaded, 'cpu_s': spent, 'import_s': imported}
+    return out | {'peak_gb': peak, 'before_gb': before}
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,17 +11,20 @@ from test_weights_folder import describe, rewrite, shard, stored
 
 from r1jax.checks import model_differences
 from r1jax.cli import main
+from r1jax.data.tiny import TinyTokenizer
+from r1jax.data.tokenizer import HFTokenizer
 from r1jax.presets import named
+from r1jax.train import prepare
 
 EXPERIMENT = """
 import dataclasses
 import toy
-from r1jax.data import template
+from r1jax.data import template, tiny
 
 def recipe():
     whole = toy.recipe()
     zero = dataclasses.replace(whole.stages[1], start={start!r})
-    return dataclasses.replace(whole, stages=(zero,), model={model}, tokenizer=None, template=template.chat_r1_zero)
+    return dataclasses.replace(whole, stages=(zero,), model={model}, tokenizer={tokenizer}, template=template.chat_r1_zero)
 """
 
 HOSTILE = {
@@ -30,9 +34,9 @@ HOSTILE = {
 }
 
 
-def refused(tmp_path, capsys, start, model=None):
+def refused(tmp_path, capsys, start, model=None, tokenizer=None):
     file = tmp_path / 'experiment.py'
-    file.write_text(EXPERIMENT.format(start=f'{start}/', model=model))
+    file.write_text(EXPERIMENT.format(start=f'{start}/', model=model, tokenizer=tokenizer))
     assert main(['run', str(file), '--workdir', str(tmp_path / 'w')]) == 2
     line = capsys.readouterr().err.removeprefix('r1jax: error: ').removesuffix('\n')
     assert '\n' not in line
@@ -72,6 +76,34 @@ def test_another_vocabulary(llama, tmp_path, capsys):  # noqa: F811
     rewrite(llama, tensors | cut)
     describe(llama, vocab_size=50)
     assert 'its tokenizer has 93 tokens, but config.json says vocab_size=50' in refused(tmp_path, capsys, llama)
+
+
+def test_another_tokenizer_of_the_same_size(llama, tmp_path, capsys):  # noqa: F811
+    line = refused(tmp_path, capsys, llama, tokenizer='tiny.TinyTokenizer()')
+    assert (
+        "were trained with another tokenizer than the recipe's: token 0 is '!' to them, but '<unk>' to the recipe"
+        in line
+    )
+
+
+def test_the_same_tokenizer_in_another_form(tmp_path):
+    """As SentencePiece has it, and as `tokenizers` does; with a token more; and beside a folder that has none, or a broken one."""
+    ours = TinyTokenizer().load(str(tmp_path))
+    ours.save(tmp_path / 'folder')
+    theirs = HFTokenizer.from_file(tmp_path / 'folder' / 'tokenizer.json')
+    prepare._refuse_other_tokens('m', SimpleNamespace(tokenizer=theirs), ours)
+    theirs._tokenizer.add_tokens(['<more>'])
+    more = HFTokenizer(theirs._tokenizer, theirs.eos, theirs.pad)
+    assert more.vocab_size == ours.vocab_size + 1
+    prepare._refuse_other_tokens('m', SimpleNamespace(tokenizer=more), ours)
+    prepare._refuse_other_tokens('m', SimpleNamespace(tokenizer=None), ours)
+    prepare._refuse_other_tokens('m', Broken(), ours)
+
+
+class Broken:
+    @property
+    def tokenizer(self):
+        raise ValueError('not a tokenizer.json')
 
 
 def test_a_pickle(llama, tmp_path, capsys):  # noqa: F811

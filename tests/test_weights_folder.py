@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
 from r1jax import sharding, weights
-from r1jax.config import Llama3Scaling, MeshConfig
+from r1jax.config import MLA, Llama3Scaling, MeshConfig
 from r1jax.nn.layers import frequencies
 from r1jax.nn.transformer import init_boxed, shardings, unbox
 from r1jax.presets import PRESETS
-from r1jax.weights import families, reader, safetensors
+from r1jax.weights import families, gguf, reader, safetensors
 from r1jax.weights.folder import Folder, dequantise
 from r1jax.weights.table import Stack, Table, Tensor, rearrange
 
@@ -128,22 +129,70 @@ def test_parameters_are_the_tensors_rearranged():
     np.testing.assert_array_equal(params['unembed'], tensors['lm_head.weight'])
 
 
-@pytest.mark.parametrize('mesh', [MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2), MeshConfig()], ids=str)
-@pytest.mark.parametrize('dtype', ['float32', None])
-def test_shards_are_the_host_s_slices(mesh, dtype):
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """So that small tensors are read by several blocks, too."""
+    monkeypatch.setattr(safetensors, '_BLOCK', 200)
+    monkeypatch.setattr(safetensors, '_FEWEST', 3)
+
+
+@pytest.mark.parametrize('in_place', [True, False], ids=['as on CPUs', 'as elsewhere'])
+@pytest.mark.parametrize(
+    ('mesh', 'dtype'),
+    [(MeshConfig(fsdp=8), None), (MeshConfig(data=2, fsdp=2, tensor=2), 'float32'), (MeshConfig(), None)],
+    ids=str,
+)
+def test_shards_are_the_host_s_slices(mesh, dtype, in_place, small_blocks, monkeypatch):
     path = str(GOLDEN / 'qwen2')
     config = weights.opened(path).config
     where = shardings(config, sharding.make_mesh(mesh))
-    host, placed = weights.load(path, dtype=dtype).params, weights.load(path, where, dtype).params
+    host = weights.load(path, dtype=dtype).params
+    monkeypatch.setattr(reader._Leaf, 'in_place', in_place)
+    placed = weights.load(path, where, dtype).params
+    said = reader.described(weights.opened(path), where, dtype)
 
-    def same(a, b, s):
-        assert b.sharding == s and b.dtype == a.dtype == (np.float32 if dtype else BF16)
+    def same(a, b, s, d):
+        assert b.sharding == d.sharding == s and b.dtype == d.dtype == a.dtype == (np.float32 if dtype else BF16)
+        assert b.shape == d.shape
         np.testing.assert_array_equal(np.asarray(b), a)
 
-    jax.tree.map(same, host, placed, where)
+    jax.tree.map(same, host, placed, where, said)
     split = placed['stack_0']['gate'].addressable_shards
     assert len(split) == mesh.data * mesh.fsdp * mesh.tensor
     assert split[0].data.shape == (2, 32 // mesh.fsdp, 48 // mesh.tensor)
+
+
+def test_a_cpu_takes_over_what_was_read(monkeypatch):
+    """Without a copy. Devices that hold the same part share it, until one of them writes."""
+    path, made = str(GOLDEN / 'qwen2'), []
+    mesh = sharding.make_mesh(MeshConfig(data=8))
+    new = reader._new
+    monkeypatch.setattr(reader, '_new', lambda *a: made.append(new(*a)) or made[-1])
+    params = weights.load(path, shardings(weights.opened(path).config, mesh)).params
+    held = {s.data.unsafe_buffer_pointer() for a in jax.tree.leaves(params) for s in a.addressable_shards}
+    assert held == {a.ctypes.data for a in made} and len(made) == len(jax.tree.leaves(params))
+    whole, norm = np.array(params['norm']), params.pop('norm')
+    own = jax.shard_map(
+        lambda a: a + jax.lax.axis_index('data'), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
+    )
+    out = jax.jit(own, donate_argnums=0)(norm)
+    assert norm.is_deleted()
+    for i, each in enumerate(out.addressable_shards):
+        np.testing.assert_array_equal(each.data, whole + i)
+
+
+def test_what_is_compiled_while_weights_are_read():
+    path, tokens = str(GOLDEN / 'qwen2'), np.arange(6)[None]
+    mesh = sharding.make_mesh(MeshConfig(fsdp=8))
+    embed = jax.jit(lambda params, tokens: params['embed'][tokens])
+    loaded, run = weights.load_and_compile(
+        path, lambda config, params: embed.lower(params, tokens).compile(), lambda config: shardings(config, mesh)
+    )
+    np.testing.assert_array_equal(run(loaded.params, tokens), weights.load(path).params['embed'][tokens])
+    host, config = weights.load_and_compile(path, lambda config, params: config, dtype=None)
+    assert config == loaded.config and host.params['norm'].dtype == BF16
+    with pytest.raises(ValueError, match='a preset, which has a shape and no weights'):
+        weights.load_and_compile('Qwen2.5-0.5B', lambda *_: None)
 
 
 def test_shards_of_files_are_one_model(llama):
@@ -188,7 +237,7 @@ def test_a_tied_unembedding_may_be_stored_if_it_is_the_same(qwen3):
 # --- FP8
 
 
-def test_fp8_is_dequantised_by_blocks(llama):
+def test_fp8_is_dequantised_by_blocks(llama, small_blocks):
     """Scales 1/2 and 4 on the blocks of one matrix, whose size is no multiple of them."""
     tensors, rng = stored(llama), np.random.default_rng(0)
     name = 'model.layers.1.mlp.up_proj.weight'  # [48, 32]
@@ -253,6 +302,36 @@ def test_experts_and_several_stacks():
     assert sorted(source.seen) == sorted(names * 2)  # each was read once a load
     with pytest.raises(ValueError, match=r'lacks tensor l\.2\.experts\.3\.up$'):
         table.account({n: a.shape for n, a in tensors.items() if n != 'l.2.experts.3.up'})
+
+
+def test_rows_of_every_family_are_parts_of_their_leaves():
+    """Of heads, experts and GGUF's pairs too: what is taken by rows is what is taken at once."""
+    plain = weights.opened(str(GOLDEN / 'qwen2')).config
+    sizes = {'width': 12, 'layers': 1, 'heads': 4, 'kv_heads': 4, 'head_dim': 16, 'hidden': 20, 'vocab': 22}
+    latent = dataclasses.replace(
+        PRESETS['DeepSeek-R1'],
+        **sizes,
+        mla=MLA(kv_rank=6, rotary=8, value=10, q_rank=14),
+        moe=dataclasses.replace(PRESETS['DeepSeek-R1'].moe, experts=16, hidden=5, dense_layers=0),
+    )
+    tables = [
+        families.FAMILIES['qwen2'].table(plain),
+        families.FAMILIES['deepseek_v3'].table(latent),
+        gguf.llama(plain),
+    ]
+    rng = np.random.default_rng(0)
+    for table in tables:
+        for piece, *_ in table.leaves().values():
+            tensor, experts = piece.tensor, len(piece.names)
+            shape = tensor.shape(table.sizes)
+            whole = rng.integers(0, 9999, (experts, *shape))
+            want = tensor.to_leaf(whole if '{expert}' in tensor.name else whole[0], table.sizes)
+            got, unit = np.full_like(want, -1), tensor.unit(table.sizes)
+            for e in range(experts):
+                for low in range(0, shape[0], unit):
+                    part, where = tensor.part(whole[e][low : low + unit], low, table.sizes, e)
+                    got[tuple(slice(*each) for each in where)] = part
+            np.testing.assert_array_equal(got, want, str(tensor))
 
 
 @given(st.permutations('ABCD'), st.integers(1, 3), st.integers(1, 3))

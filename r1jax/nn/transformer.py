@@ -30,7 +30,7 @@ from r1jax.nn import layers, mla, moe
 from r1jax.nn.attention import Rows, attend, heads_first
 from r1jax.nn.cache import KV, Cache, attend_cached
 from r1jax.nn.flash import attend_packed
-from r1jax.sharding import constrain, named, size
+from r1jax.sharding import constrain, named, platform, size
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
 
@@ -94,9 +94,40 @@ def _depth(weights):
 def _scan(layer, x, stack):
     weights, old, replay = stack
     if weights['attn_norm'].ndim > 1:
-        return jax.lax.scan(layer, x, stack)
+        leaves, tree = jax.tree.flatten(weights)
+        stacked = [None if _by_bits(a) else a for a in leaves]
+
+        def sliced(x, of_layer):
+            i, each, *rest = of_layer
+            each = [_slice(a, i) if b is None else b for a, b in zip(leaves, each, strict=True)]
+            return layer(x, (jax.tree.unflatten(tree, each), *rest))
+
+        return jax.lax.scan(sliced, x, (jnp.arange(_depth(weights)), stacked, old, replay))
     x, (kv, aux) = layer(x, (weights, old, None if replay is None else replay[0]))
     return x, (kv, jax.tree.map(lambda a: a[None], aux))
+
+
+def _by_bits(stack):
+    """Whether a layer is to be taken out of a stack as integers. XLA's CPU backend slices no bfloat16: it converts the whole stack to
+    float32 before the loop, which takes twice the weights' memory and longer than the rest of a forward pass.
+    """
+    return stack.dtype == jnp.bfloat16 and platform() == 'cpu'
+
+
+@jax.custom_vjp
+def _slice(stack, i):
+    """A layer of a stack of 16-bit numbers."""
+    stack, i = jax.lax.optimization_barrier((stack, i))  # else it is converted to integers before the loop, as a whole
+    bits = jax.lax.bitcast_convert_type(stack, jnp.uint16)
+    return jax.lax.bitcast_convert_type(jax.lax.dynamic_index_in_dim(bits, i, 0, keepdims=False), stack.dtype)
+
+
+def _slice_backward(kept, g):
+    shape, i = kept
+    return jnp.zeros(shape, g.dtype).at[i].set(g), None
+
+
+_slice.defvjp(lambda stack, i: (_slice(stack, i), (stack.shape, i)), _slice_backward)
 
 
 def _remat(layer, policy):

@@ -64,6 +64,9 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int, p
         if tokenizer.vocab_size > stage.model.vocab:
             size = f'model.vocab={stage.model.vocab} of stage {stage.name}'
             raise BadInput(f'the tokenizer has {tokenizer.vocab_size} tokens, more than {size}')
+    for start, reader in files.items():
+        if reader is not None:
+            _refuse_other_tokens(start, reader, tokenizer)
     recipe = dataclasses.replace(recipe, model=recipe.model or stages[0].model, stages=stages)
     validate(recipe, devices)  # what depends on the models' sizes
     jobs = Jobs(workdir, recipe, tokenizer, pool)
@@ -71,6 +74,25 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int, p
         if stage.name in wanted:
             jobs.early(stage)
     return Prepared(recipe, tokenizer, jobs, files)
+
+
+def _refuse_other_tokens(start: str, reader: Any, tokenizer: Any) -> None:
+    """Raises BadInput where a token's id means another token to weights than to the recipe: they would read another text.
+
+    Ids that only one of them knows are no reason: a recipe may use spare ones for tokens of its own.
+    """
+    try:
+        theirs = reader.tokenizer
+    except ValueError:
+        return  # it cannot be read, which may be why the recipe brings one
+    if theirs is None or theirs is tokenizer:
+        return
+    for i in range(min(theirs.vocab_size, tokenizer.vocab_size)):
+        if (a := theirs.piece(i)) != (b := tokenizer.piece(i)):
+            raise BadInput(
+                f"weights {start} were trained with another tokenizer than the recipe's: token {i} is {a!r} to them, but {b!r} to "
+                'the recipe. Leave the recipe without a tokenizer to take that of its weights, or start from others'
+            )
 
 
 def _opened(start: str) -> Any:

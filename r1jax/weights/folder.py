@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -93,10 +95,17 @@ class Folder(Reader):
         return safetensors.DTYPES['BF16'] if stored == _FP8 else stored  # what FP8 is converted to by its authors
 
     def read(self, name: str) -> np.ndarray:
-        stored = safetensors.read(self.entries[name])
-        if stored.dtype != _FP8:
-            return stored
-        return dequantise(stored, safetensors.read(self.entries[name + SCALE]), self._block)
+        ((_, whole),) = self.rows(name, self.entries[name].shape[0])
+        return whole
+
+    def rows(self, name: str, unit: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+        entry = self.entries[name]
+        if entry.dtype != _FP8:
+            yield from safetensors.rows(entry, unit)
+            return
+        scale, height = safetensors.read(self.entries[name + SCALE]), self._block[0]
+        for low, block in safetensors.rows(entry, math.lcm(unit, height)):
+            yield low, dequantise(block, scale[low // height : -(-(low + len(block)) // height)], self._block)
 
     def _scales(self, name: str) -> tuple[int, ...]:
         """The shape that the scales of an FP8 weight must have."""
@@ -108,14 +117,8 @@ class Folder(Reader):
         a, b = self.entries[a], self.entries[b]
         if a.dtype != b.dtype:
             return False
-        rows, width = a.shape[0], a.size // a.shape[0]
-        at_once = max(1, 2**26 // width)
-        for i in range(0, rows, at_once):
-            n = min(at_once, rows - i)
-            x, y = (safetensors.read(e._replace(start=e.start + i * width, shape=(n, *e.shape[1:]))) for e in (a, b))
-            if not np.array_equal(x.view(np.uint8), y.view(np.uint8)):
-                return False
-        return True
+        pairs = zip(safetensors.rows(a), safetensors.rows(b), strict=True)
+        return all(np.array_equal(x.view(np.uint8), y.view(np.uint8)) for (_, x), (_, y) in pairs)
 
 
 def dequantise(weight: np.ndarray, scale: np.ndarray, block: tuple[int, int]) -> np.ndarray:

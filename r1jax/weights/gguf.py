@@ -16,7 +16,8 @@ table does not name are errors.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from r1jax.weights.reader import Reader
 from r1jax.weights.table import Metadata, Stack, Table, Tensor
 
 CONTROL, USER_DEFINED = 3, 4  # token types of the GGUF specification that are matched whole in a text
+_BLOCK = 1 << 20  # entries that are dequantised at once, about
 UNSUPPORTED = ('rope.scaling.type', 'expert_count', 'attention.sliding_window', 'attention.value_length_mla')
 
 
@@ -77,7 +79,7 @@ class Gguf(Reader):
             self.table = FAMILIES[self._meta['general.architecture']](self.config)
             self.skipped = self.table.account({name: _shape(t) for name, t in self._tensors.items()})
             for t in {t.tensor_type: t for t in self._tensors.values()}.values():
-                _dequantise(t)  # one of each type
+                _dequantise(t, t.data[:1])  # one of each type
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from None
 
@@ -93,7 +95,15 @@ class Gguf(Reader):
 
     def read(self, name: str) -> np.ndarray:
         t = self._tensors[name]
-        return _dequantise(t).reshape(_shape(t))
+        return _dequantise(t, t.data).reshape(_shape(t))
+
+    def rows(self, name: str, unit: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+        t = self._tensors[name]
+        count, *rest = _shape(t)
+        at_once = -(-max(_BLOCK // math.prod(rest), 1) // unit) * unit if rest else count
+        for low in range(0, count, at_once):
+            block = t.data[low : low + at_once]  # a row is a whole number of quantised blocks
+            yield low, _dequantise(t, block).reshape(-1, *rest)
 
 
 def config(meta: Mapping[str, Any], tied: bool) -> ModelConfig:
@@ -159,11 +169,12 @@ def _shape(tensor: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in reversed(tensor.shape))  # the library has the fastest axis first
 
 
-def _dequantise(tensor: Any) -> np.ndarray:
+def _dequantise(tensor: Any, data: np.ndarray) -> np.ndarray:
+    """Values f32 of some rows of a tensor, `data` as they are stored."""
     from gguf.quants import dequantize
 
     try:
-        return dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        return dequantize(data, tensor.tensor_type).astype(np.float32, copy=False)
     except NotImplementedError:
         raise ValueError(f'tensor {tensor.name} has unsupported type {tensor.tensor_type.name}') from None
 

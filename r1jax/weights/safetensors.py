@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ DTYPES = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _BY_WORD = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16'}
 _LONGEST = 100_000_000  # bytes of a header that is believed
+_BLOCK, _FEWEST = 1 << 20, 64  # bytes of a block of rows, about, and the least rows: columns become rows on the way
 _POINTER = b'version https://git-lfs'
 
 
@@ -95,16 +96,29 @@ def _broken(path: str, why: str) -> ValueError:
 
 def read(entry: Entry) -> np.ndarray:
     """The tensor, in its own type, in memory of its own."""
-    out = np.empty(entry.size, np.uint8)
+    ((_, whole),) = rows(entry, entry.shape[0])
+    return whole
+
+
+def rows(entry: Entry, unit: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+    """The tensor by blocks of rows, with the index of each block's first. A block has a multiple of `unit` rows, and is overwritten by
+    the next one: it is small enough to stay in a core's cache until it has been put where it belongs.
+    """
+    count = entry.shape[0]
+    width = entry.size // count
+    at_once = min(count, -(-max(_BLOCK // width, _FEWEST) // unit) * unit)
+    buffer = np.empty(at_once * width, np.uint8)
     with open(entry.file, 'rb', buffering=0) as file:
         file.seek(entry.start)
-        at, view = 0, memoryview(out)
-        while at < entry.size:
-            got = file.readinto(view[at:])
-            if not got:
-                raise _broken(entry.file, 'it became shorter while it was read')
-            at += got
-    return out.view(entry.dtype).reshape(entry.shape)
+        for low in range(0, count, at_once):
+            n = min(at_once, count - low)
+            at, view = 0, memoryview(buffer)[: n * width]
+            while at < n * width:
+                got = file.readinto(view[at:])
+                if not got:
+                    raise _broken(entry.file, 'it became shorter while it was read')
+                at += got
+            yield low, buffer[: n * width].view(entry.dtype).reshape(n, *entry.shape[1:])
 
 
 class Spec(NamedTuple):

@@ -53,6 +53,32 @@ class Tensor(NamedTuple):
     def leaf_shape(self, sizes: Sizes) -> tuple[int, ...]:
         return _shape(self.leaf, sizes)
 
+    def unit(self, sizes: Sizes) -> int:
+        """Rows of a stored tensor that stay together when it is taken by blocks of rows: those of a head."""
+        return math.prod(sizes[axis] for axis in _groups(self.stored)[0][1:])
+
+    def part(self, rows: Any, low: int, sizes: Sizes, expert: int = 0) -> tuple[Any, tuple[tuple[int, int], ...]]:
+        """Some rows of a stored tensor, from `low` on and a multiple of `unit`, as what they are of the leaf, and from where to
+        where along its axes.
+
+        `expert`: whose tensor it is, where every expert has one.
+        """
+        axis, unit = _groups(self.stored)[0][0], self.unit(sizes)
+        first, count, routed = low // unit, len(rows) // unit, '{expert}' in self.name
+        where = []
+        for group in _groups(self.leaf):
+            n = math.prod(sizes[each] for each in group)
+            if axis in group and count < sizes[axis]:
+                inner = n // sizes[axis]
+                assert group[0] == axis, f'rows of {self} are not together in the leaf'
+                where.append((first * inner, (first + count) * inner))
+            elif routed and group == ['E']:
+                where.append((expert, expert + 1))
+            else:
+                where.append((0, n))
+        some = dict(sizes) | {axis: count} | ({'E': 1} if routed else {})
+        return self.to_leaf(rows[None] if routed else rows, some), tuple(where)
+
     def to_leaf(self, x: Any, sizes: Sizes) -> Any:
         """A stored tensor (of several, their stack [E, …]) as a leaf; NumPy and JAX arrays alike."""
         return rearrange(x, self.whole, self.leaf, sizes)
