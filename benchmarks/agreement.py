@@ -1,10 +1,12 @@
 """Whether what makes a step fast changes what is learned: R1-Zero on the tiny world, three seeds, each saving on and off.
 
-    python benchmarks/agreement.py WORKDIR [--seeds 0 1 2]
+    python benchmarks/agreement.py WORKDIR [--seeds 0 1 2] [--settings 'bfloat16' …]
+    python benchmarks/agreement.py WORKDIR --experiment experiments/smollm2_zero.py --settings 'bfloat16' --steps 8
 
 Pretrains once a seed, then runs the RL stage from there in each setting. One JSON line a setting: pass@1 on held-out sums of each seed
-with its interval, the mean difference on − off over the seeds with its 95 % interval (Student's t), and whether that holds 0. What
-cannot be switched off (the chunked head, the inverse-CDF draw) is tested against plain computations in tests/.
+with its interval, the mean difference on − off over the seeds with its 95 % interval (Student's t), and whether that holds 0; and the
+sampler gap, the mean over the steps of its mean and its largest. What cannot be switched off (the chunked head, the inverse-CDF draw) is
+tested against plain computations in tests/.
 """
 
 from __future__ import annotations
@@ -19,9 +21,14 @@ import branches
 from scipy import stats
 from workload import emit
 
+from r1jax import checks, weights
+from r1jax.config import ModelConfig, Recipe, Stage
 from r1jax.settings import load_recipe
+from r1jax.train.log import read
 
-# what is compared: name -> (on, off), each a pair of settings of the stage's source and rows; {}: the experiment's own
+# what is compared: name -> (on, off), each a pair of settings of the stage's model, source, sampling, loss and rows; {}: the
+# experiment's own. 'everywhere': of the model in every stage, those before it too
+ROUNDED = {'sample': {'weights': 'int8'}, 'loss': {'importance_cap': 2.0}}
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     'prompts shared in a row': ({'rows': {'prompts': 24, 'block': 96, 'length': 24 + 4 * 96, 'per_microbatch': 2}}, {}),
     'decoding shrinks by buckets': ({}, {'sample': {'buckets': 1}}),
@@ -29,18 +36,45 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {'source': {'minibatches': 2}},
         {'source': {'minibatches': 2}, 'loss': {'sampler_gap': 0.0}},
     ),
+    'bfloat16': ({'model': {'dtype': 'bfloat16'}}, {}),
+    'bfloat16, int8 sampling': ({'model': {'dtype': 'bfloat16'}} | ROUNDED, {}),
+    'int8 sampling': (ROUNDED, {}),
+    'bfloat16 everywhere': ({'everywhere': {'dtype': 'bfloat16'}}, {}),
 }
+GAPS = {'mean': ('policy/sampler_gap_mean', statistics.mean), 'max': ('policy/sampler_gap_max', max)}
 
 
-def changed(stage, change: dict[str, Any]):
-    """The stage with fields of its parts replaced."""
+def changed(stage: Stage, model: ModelConfig, change: dict[str, Any]) -> Stage:
+    """The stage, of this model, with fields of its parts replaced."""
     sample = dataclasses.replace(stage.source.sample, **change.get('sample', {}))
     return dataclasses.replace(
         stage,
+        model=dataclasses.replace(model, **change['model']) if 'model' in change else stage.model,
         source=dataclasses.replace(stage.source, sample=sample, **change.get('source', {})),
         loss=dataclasses.replace(stage.loss, **change.get('loss', {})),
         rows=dataclasses.replace(stage.rows, **change.get('rows', {})),
     )
+
+
+def model_of(recipe: Recipe) -> ModelConfig:
+    """That of the last stage, perhaps of the weights it starts from."""
+    return checks.model_of(recipe, recipe.stages[-1]) or weights.opened(recipe.stages[-1].start).config
+
+
+def everywhere(recipe: Recipe, change: dict[str, Any]) -> Recipe:
+    """The recipe with fields of its models replaced."""
+    model = dataclasses.replace(model_of(recipe), **change)
+    stages = (
+        s if s.model is None else dataclasses.replace(s, model=dataclasses.replace(s.model, **change))
+        for s in recipe.stages
+    )
+    return dataclasses.replace(recipe, model=model, stages=tuple(stages))
+
+
+def gaps(path: pathlib.Path, stage: str) -> dict[str, float]:
+    """The sampler gap over the steps of a run."""
+    lines = [m for m in read(str(path / 'metrics.jsonl')) if m['stage'] == stage]
+    return {name: over(m[key] for m in lines) for name, (key, over) in GAPS.items()}
 
 
 def main() -> None:
@@ -48,19 +82,32 @@ def main() -> None:
     parser.add_argument('workdir', type=pathlib.Path, help='where the runs are kept; finished ones are not run again')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--experiment', default='experiments/tiny_zero.py')
+    parser.add_argument(
+        '--settings', nargs='+', choices=list(SETTINGS), default=list(SETTINGS), metavar='NAME', help='(default: all)'
+    )
+    parser.add_argument('--steps', type=int, default=0, help='of the RL stage (default: as the experiment says)')
     args = parser.parse_args()
     if len(args.seeds) < 2:
         parser.error(f'--seeds {args.seeds}: an interval over seeds needs two')
     recipe = load_recipe(args.experiment)
+    last = recipe.stages[-1]
+    recipe = dataclasses.replace(
+        recipe, stages=(*recipe.stages[:-1], dataclasses.replace(last, steps=args.steps or last.steps))
+    )
     kinds = [change for pair in SETTINGS.values() for change in pair]
     names = {repr(change): f'run{kinds.index(change)}' for change in kinds}  # equal settings are one run
+    wanted = [change for name in args.settings for change in SETTINGS[name]]
     ends: dict[str, dict[int, dict]] = {}
     for seed in args.seeds:
-        lasts = {names[repr(change)]: changed(recipe.stages[-1], change) for change in kinds}
-        seeded = dataclasses.replace(recipe, seed=seed)
-        for name, entry in branches.run(args.workdir / f'seed{seed}', seeded, lasts).items():
-            ends.setdefault(name, {})[seed] = entry['after']
-    for what, pair in SETTINGS.items():
+        for common in {repr(c.get('everywhere')): c.get('everywhere') for c in wanted}.values():
+            whole = dataclasses.replace(everywhere(recipe, common) if common else recipe, seed=seed)
+            workdir = args.workdir / '-'.join([f'seed{seed}', *map(str, (common or {}).values())])
+            of = {names[repr(c)]: c for c in wanted if c.get('everywhere') == common}
+            lasts = {name: changed(whole.stages[-1], model_of(whole), c) for name, c in of.items()}
+            for name, entry in branches.run(workdir, whole, lasts).items():
+                ends.setdefault(name, {})[seed] = entry['after'] | {'gap': gaps(workdir / name, last.name)}
+    for what in args.settings:
+        pair = SETTINGS[what]
         on, off = (ends[names[repr(change)]] for change in pair)
         differences = [on[s]['pass@1'] - off[s]['pass@1'] for s in args.seeds]
         n, mean = len(differences), statistics.mean(differences)
@@ -72,7 +119,9 @@ def main() -> None:
             ]
             for side, end in (('on', on), ('off', off))
         }
-        emit(setting=what, **shown, difference=[mean, mean - half, mean + half], agree=mean - half <= 0 <= mean + half)
+        gap = {side: [end[s]['gap'] for s in args.seeds] for side, end in (('on', on), ('off', off))}
+        difference = [mean, mean - half, mean + half]
+        emit(setting=what, **shown, difference=difference, agree=mean - half <= 0 <= mean + half, sampler_gap=gap)
 
 
 if __name__ == '__main__':

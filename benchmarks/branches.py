@@ -19,11 +19,12 @@ def run(workdir: pathlib.Path, recipe: Recipe, lasts: Mapping[str, Stage]) -> di
 
     before = recipe.stages[:-1]
     base = workdir / 'base'
-    stage.run(dataclasses.replace(recipe, stages=before), str(base))
+    if before:
+        stage.run(dataclasses.replace(recipe, stages=before), str(base))
     results = {}
     for name, last in lasts.items():
         path = workdir / name
-        if not path.exists():  # its logs too: the run goes on from where they end
+        if before and not path.exists():  # its logs too: the run goes on from where they end
             shutil.copytree(base, path, ignore=shutil.ignore_patterns('config.json', 'summary.json', 'report.html'))
         summary = stage.run(dataclasses.replace(recipe, stages=(*before, last)), str(path))
         results[name] = summary['stages'][last.name]

@@ -14,8 +14,9 @@ import argparse
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
+
+import alternate
 
 HERE = pathlib.Path(__file__).parent
 PARTS = ('step_s', 'gen_s', 'score_s', 'train_s', 'peak_rss_gb')
@@ -36,16 +37,8 @@ def main() -> None:
         if python := getattr(a, name):
             model = ['--model', a.model] if a.model else []
             commands[name] = [python, str(HERE / 'peers' / f'{name}_step.py'), *own, *model]
-    seen: dict[str, list[dict]] = {name: [] for name in commands}
-    for _ in range(a.rounds):
-        for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f'{name} failed:\n{done.stderr[-3000:]}')
-            line = done.stdout.strip().splitlines()[-1]
-            print(line, flush=True)
-            seen[name].append(json.loads(line))
-    medians = {n: {p: statistics.median(x[p] for x in lines) for p in PARTS} for n, lines in seen.items()}
+    seen = alternate.run(commands, a.rounds)
+    medians = alternate.medians(seen, PARTS)
     ours = medians['r1jax']
     ratios = {n: {p: round(m[p] / ours[p], 3) for p in PARTS} for n, m in medians.items() if n != 'r1jax'}
     floors = [x['floor_s'] for x in seen['r1jax']]

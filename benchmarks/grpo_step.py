@@ -4,7 +4,8 @@
 
 Prints one JSON line: seconds of each part (sampling, the reference's pass, the update) as medians over the steps after the first, the
 floor from ceilings measured in the same process (`workload.floor`), floor/time, the padding computed, rows decoded a kept token,
-and the largest difference between a sampled token's log-probability and that of the update's own full pass.
+and the sampler gap: the difference between a sampled token's log-probability and that of the update's own full pass, the largest and
+the mean. `precision.py` runs it in several precisions, alternating.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def setting(w: dict):
 class Step:
     """The three parts of a step, as `r1jax.train` runs them."""
 
-    def __init__(self, w: dict, rows: RowConfig, buckets: int, dtype: str, remat: str = 'dots'):
+    def __init__(self, w: dict, rows: RowConfig, buckets: int, dtype: str, remat: str = 'dots', weights: str = 'same'):
         model, params = setting(w)
         self.w, self.rows, self.lens = w, rows, np.array(lengths(w))
         self.model = dataclasses.replace(model, dtype=dtype, remat=remat)
@@ -64,10 +65,11 @@ class Step:
         where = compiled.shardings(self.model, tx, self.mesh)
         self.state = compiled.init_state(self.model, tx, jax.random.key(0), self.mesh, params)
         self.reference = jax.tree.map(lambda a: a.copy(), self.state.params)
-        self.update = compiled.build_update(self.model, GRPO(beta=w['beta']), tx, where)
+        loss = GRPO(beta=w['beta'], importance_cap=0.0 if weights == 'same' else 2.0)
+        self.update = compiled.build_update(self.model, loss, tx, where)
         never = w['vocab']  # an id that no model draws: lengths are those given
         decode = Decode(self.model, w['new'], (never,), 0, buckets=buckets)
-        self.sampler = Sampler(decode, w['prompt'], w['group'], w['questions'], seed=0)
+        self.sampler = Sampler(decode, w['prompt'], w['group'], w['questions'], seed=0, weights=weights)
         self.prompts = np.random.default_rng(0).integers(3, w['vocab'], (w['questions'], w['prompt'])).astype(np.int32)
         self.steps = 0
 
@@ -103,6 +105,7 @@ class Step:
             'step': times[-1] - times[0],
             'padding': 1 - used / (count * batch.tokens[0].size),
             'gap': metrics['policy/sampler_gap_max'],
+            'gap_mean': metrics['policy/sampler_gap_mean'],
         }
 
     def pack(self, items):
@@ -127,15 +130,15 @@ def main() -> None:
     parser.add_argument(
         '--remat', help='what the backward pass recomputes (ModelConfig.remat; default: the best seen here)'
     )
-    parser.add_argument('--dtype', default='float32', help='of the matrix products')
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the matrix products')
+    parser.add_argument('--weights', choices=('same', 'int8'), default='same', help='that draw (SampleConfig.weights)')
     parser.add_argument('--no-ceilings', action='store_true', help='leave out the ceilings, and so the floor')
     a = parser.parse_args()
     w = WORKLOADS[a.workload]
     rows = ROWS[a.workload]
     rows = dataclasses.replace(rows, per_microbatch=a.rows or rows.per_microbatch)
-    step = Step(
-        w, rows, a.buckets or (5 if 'tail' in w else 1), a.dtype, a.remat or ('dots' if w['pretrained'] else 'none')
-    )
+    buckets, remat = a.buckets or (5 if 'tail' in w else 1), a.remat or ('dots' if w['pretrained'] else 'none')
+    step = Step(w, rows, buckets, a.dtype, remat, a.weights)
     first = step()
     seen = [step() for _ in range(a.steps or (3 if w['pretrained'] else 10))]
     peak = rss_gb()
@@ -144,7 +147,9 @@ def main() -> None:
     out = {f'{p}_s': round(float(median([s[p] for s in seen])), 4) for p in parts}
     out |= {'spread': {p: summary([s[p] for s in seen]) for p in parts}, 'first_step_s': round(first['step'], 2)}
     out |= {'padding': round(float(first['padding']), 4), 'decoded_per_kept': round(float(step.decoded()), 3)}
-    out |= {'sampler_gap_max': max(s['gap'] for s in seen), 'steps_rss_gb': peak, 'dtype': a.dtype}
+    gaps = {'max': max(s['gap'] for s in seen), 'mean': float(np.mean([s['gap_mean'] for s in seen]))}
+    out |= {f'sampler_gap_{k}': gap for k, gap in gaps.items()}
+    out |= {'steps_rss_gb': peak, 'dtype': a.dtype, 'weights': a.weights}
     if not a.no_ceilings:
         top = ceilings.measure()
         least = floor(w, top['gflops'], top['gbs'])

@@ -138,6 +138,13 @@ def zero(**changes):
             },
             "base.source, rewards or loss read what 'zero' ends with, which does not come before it",
         ),
+        (
+            zero(
+                source=dataclasses.replace(ZERO.source, sample=dataclasses.replace(ZERO.source.sample, weights='int8'))
+            ),
+            "zero.source.sample.weights='int8' draws from another policy than the one that is trained: correct for it by "
+            'loss.importance_cap=2.0',
+        ),
         (zero(loss=BASE.loss), 'zero.loss=NLL: OnPolicy needs GRPO'),
         (zero(phases=(Phase(3), Phase(3))), 'zero.phases must ascend: one at step 3 follows one at step 3'),
         (zero(phases=(Phase(3, rewards=()),)), 'zero.phases.0.rewards is empty'),

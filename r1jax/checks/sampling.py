@@ -45,6 +45,12 @@ def _compared(stage: Stage) -> Iterator[Row]:
     yield G >= 2, f'source.samples={G} must be at least 2: GRPO compares the samples of a question'
     yield G > loss.std_ddof, f'loss.std_ddof={loss.std_ddof} must be below source.samples={G}'
     yield loss.beta > 0 or not source.reference_every, 'source.reference_every has no effect with loss.beta=0'
+    weights = source.sample.weights
+    yield (
+        weights == 'same' or loss.importance_cap > 0,
+        f'source.sample.{weights=} draws from another policy than the one that is trained: correct for it by '
+        'loss.importance_cap=2.0 (any cap above 1), or leave weights at its default',
+    )
 
 
 def _taught(stage: Stage) -> Iterator[Row]:

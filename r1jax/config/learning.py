@@ -64,7 +64,7 @@ class GRPO:
     std_eps: float = 1e-6
     importance_cap: float = 0.0  # truncated importance weights min(old / sampler, cap) on each token; 0: off
     # Where a rollout serves several updates: with the sampler gap last measured at most this (nats, the largest of a token), π_old is
-    # the sampler's, else a pass of its own computes it; 0: always a pass
+    # the sampler's, else a pass of its own computes it, as with importance_cap always, which compares the two; 0: always a pass
     sampler_gap: float = 1e-3
 
 

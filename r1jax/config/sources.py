@@ -46,6 +46,9 @@ class SampleConfig:
     top_k: int = 0  # 0: off
     slots: int = 256  # rows decoded together; a multiple of the samples a question
     buckets: int = 5  # batch sizes that decoding shrinks through as rows finish, each compiled; 1: none but the first
+    # What draws: the policy itself, or the policy with its layers' matrices rounded to int8 (a scale a column), once a rollout; that is
+    # another policy, and `GRPO.importance_cap` corrects for it
+    weights: Literal['same', 'int8'] = 'same'
 
 
 class Batched(Protocol):

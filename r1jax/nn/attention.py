@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from r1jax.nn.layers import laid, outer
+
 NONE = -1e30  # the logsumexp of no key at all; finite, so that differences of two stay defined
 CHUNK = 1024  # queries whose scores are held at once: beyond it memory is linear in a row's length
 
@@ -160,7 +162,7 @@ def _rows_backward(static, kept, g):
     P, L, dtype = static
     q, k, v, (among, to, inside), out, total = kept
     B = q.shape[0]
-    delta = jnp.einsum('btnh,btnh->btn', g, out)
+    delta = jnp.einsum('btnh,btnh->btn', g, out, precision=jax.lax.Precision.HIGHEST)  # a sum: float32 everywhere
     by_block = [_blocks(a, P, L) for a in (q, g, total, delta, k, v)]
     dq, dk, dv = (_rows(a, B) for a in _part_backward(*by_block, inside, dtype))
     if not P:
@@ -203,8 +205,8 @@ def _part_backward(q, g, total, delta, k, v, mask, dtype):
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
     q, k, v = heads_first(q * H**-0.5, k, v)
-    q, g = (a.astype(dtype).reshape(B, K, N // K * T, a.shape[-1]) for a in (q, g.swapaxes(1, 2)))
-    k, v = k.astype(dtype), v.astype(dtype)
+    q, g = (laid(a.astype(dtype).reshape(B, K, N // K * T, a.shape[-1])) for a in (q, g.swapaxes(1, 2)))
+    k, v = (laid(a.astype(dtype)) for a in (k, v))
 
     def product(equation, a, b):
         return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
@@ -218,7 +220,7 @@ def _part_backward(q, g, total, delta, k, v, mask, dtype):
     ds = (p * (dp - delta)).astype(dtype).reshape(B, K, -1, S)
     p = p.astype(dtype).reshape(B, K, -1, S)
     dq = product('bkqs,bkhs->bkqh', ds, k).reshape(B, N, T, H).swapaxes(1, 2) * H**-0.5
-    dk, dv = product('bkqs,bkqh->bskh', ds, q), product('bkqs,bkqh->bskh', p, g)
+    dk, dv = (outer(a, b, dtype).transpose(0, 3, 1, 2) for a, b in ((q, ds), (g, p)))
     return dq, dk, dv
 
 
@@ -240,8 +242,8 @@ def score(q: jax.Array, k: jax.Array, dtype: str) -> jax.Array:
     """q·k, f32[B,N,T,S]: q [B,N,T,H]; k [B,K,H,S]."""
     B, N, T, H = q.shape
     K = k.shape[1]
-    q = q.astype(dtype).reshape(B, K, N // K * T, H)
-    s = jnp.einsum('bkqh,bkhs->bkqs', q, k.astype(dtype), preferred_element_type=jnp.float32)
+    q, k = laid(q.astype(dtype).reshape(B, K, N // K * T, H)), laid(k.astype(dtype))
+    s = jnp.einsum('bkqh,bkhs->bkqs', q, k, preferred_element_type=jnp.float32)
     return s.reshape(B, N, T, -1)
 
 
@@ -255,7 +257,7 @@ def read(s: jax.Array, v: jax.Array, mask: jax.Array, dtype: str) -> tuple[jax.A
     some = top > NONE / 2
     total = e.sum(-1, keepdims=True)
     e = e.astype(dtype).reshape(B, K, N // K * T, -1)
-    out = jnp.einsum('bkqs,bksv->bkqv', e, v.astype(dtype), preferred_element_type=jnp.float32)
+    out = jnp.einsum('bkqs,bksv->bkqv', e, laid(v.astype(dtype)), preferred_element_type=jnp.float32)
     out = jnp.where(some, out.reshape(B, N, T, -1) / total, 0.0)
     return out, jnp.where(some, top + jnp.log(total), NONE)[..., 0]
 

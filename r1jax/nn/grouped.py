@@ -18,7 +18,8 @@ import jax.numpy as jnp
 def grouped(x: jax.Array, w: jax.Array, sizes: jax.Array, dtype: str) -> jax.Array:
     """f32[M,F]: row i of x [M,D] times the matrix of its group, w [E,D,F]; sizes i32[E], rows of each group in order.
 
-    Rows behind the last group give 0, and have gradient 0. Inputs of products in `dtype`, as in `r1jax.nn.layers.matmul`.
+    Rows behind the last group give 0, and have gradient 0. Inputs of products in `dtype`, as in `r1jax.nn.layers.matmul`. Whole numbers
+    for weights have no gradient.
     """
     return _grouped(dtype, x, w, sizes)
 
@@ -36,6 +37,8 @@ def _backward(dtype, kept, g):
     x, w, sizes = kept
     g = g.astype(dtype)
     dx = _product(g, w.astype(dtype).swapaxes(1, 2), sizes)
+    if jnp.issubdtype(w.dtype, jnp.integer):
+        return dx.astype(x.dtype), None, None
     dw = _outer(x.astype(dtype), g, sizes)
     return dx.astype(x.dtype), dw.astype(w.dtype), None
 

@@ -8,27 +8,87 @@ Norms run in float32; matmul inputs in the config's dtype, cast by `matmul` and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
+from r1jax import sharding
 from r1jax.config import Llama3Scaling, ModelConfig, YarnScaling
 
 
 def matmul(x: jax.Array, w: Weight, dtype: str, contract: int = 1) -> jax.Array:
     """x [..., *c] · w [*c, ...] over the `contract` shared axes c, inputs in `dtype`, accumulated and returned in float32.
 
+    The products of its gradients take their inputs in `dtype`, too, and are float32: a weight's gradient is never rounded.
     The product runs on matrices: XLA's CPU backend takes two to three times as long for the weight gradient of the einsum.
     """
     if isinstance(w, (Adapted, Int8)):
         return w.product(x, dtype)
     lead, inner, rest = x.shape[:-contract], w.shape[:contract], w.shape[contract:]
-    size = math.prod(inner)
-    x = x.astype(dtype).reshape(-1, size)
+    x = x.reshape(-1, math.prod(inner))
     if isinstance(w, Columns):
-        return w.product(x).reshape(*lead, *rest)
-    return jnp.dot(x, w.astype(dtype).reshape(size, -1), preferred_element_type=jnp.float32).reshape(*lead, *rest)
+        return w.product(x.astype(dtype)).reshape(*lead, *rest)
+    w = w.reshape(x.shape[1], -1)
+    out = _dot(x.astype(dtype), w.astype(dtype)) if dtype == 'float32' else _narrow(dtype, x.dtype, x, w)
+    return out.reshape(*lead, *rest)
+
+
+def _dot(x, w):
+    return jnp.dot(x, w, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _narrow(dtype, given, x, w):
+    """x [M,D], of type `given`, · w [D,F] with inputs in `dtype`.
+
+    Left to jax, the gradients' products would have a float32 cotangent beside an input in `dtype`, which XLA widens, and the weight's
+    gradient would be rounded to `dtype`.
+    """
+    return _dot(x.astype(dtype), w.astype(dtype))
+
+
+def _narrow_forward(dtype, given, x, w):
+    x = x.astype(dtype)
+    return _dot(x, w.astype(dtype)), (x, w)
+
+
+def _narrow_backward(dtype, given, kept, g):
+    (x, w), g = kept, g.astype(dtype)
+    dx = product_t(g, w, dtype).astype(given)
+    return dx, None if jnp.issubdtype(w.dtype, jnp.integer) else outer(x, g, dtype).astype(w.dtype)
+
+
+_narrow.defvjp(_narrow_forward, _narrow_backward)
+
+
+def product_t(x: jax.Array, w: jax.Array, dtype: str) -> jax.Array:
+    """x·wᵀ, f32[M, F] of x [M, D] and w [F, D], inputs in `dtype`. Not differentiated."""
+    return jax.lax.dot_general(
+        x.astype(dtype), w.astype(dtype), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def outer(x: jax.Array, g: jax.Array, dtype: str) -> jax.Array:
+    """xᵀ·g, f32[..., D, F], of x [..., M, D] and g [..., M, F], inputs in `dtype`: what the gradient of a weight is. Not differentiated."""
+    x, g, lead, M = x.astype(dtype), g.astype(dtype), tuple(range(x.ndim - 2)), x.ndim - 2
+    if dtype != 'float32':
+        x = laid(x.swapaxes(-1, -2))
+    axes = ((M if dtype == 'float32' else M + 1,), (M,)), (lead, lead)
+    return jax.lax.dot_general(x, g, axes, preferred_element_type=jnp.float32)
+
+
+def laid(x: jax.Array) -> jax.Array:
+    """`x` itself, which in memory is to lie as its axes say if it is narrow and this will run on a CPU.
+
+    XLA's CPU backend has fast products of bfloat16 for operands that lie so, and widens all others to float32; those that come out of
+    a transposition are among the others unless they are pinned (jax 0.12; seen as the types of `dot` in the compiled program).
+    """
+    if x.dtype == jnp.float32 or sharding.platform() != 'cpu':
+        return x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 @jax.tree_util.register_dataclass
@@ -39,11 +99,16 @@ class Columns:
     A CPU multiplies 32 rows a third faster as W·xᵀ, with the long side first.
     """
 
-    columns: jax.Array  # [out, in]
+    columns: jax.Array  # [out, in]; int8 where the product's kernel widens it while it reads
     shape: tuple[int, ...] = dataclasses.field(metadata={'static': True})  # of the weight, [*in, *out]
+    scale: jax.Array | None = None  # f32[out], of `Int8`
 
     @classmethod
-    def of(cls, w: jax.Array, dtype: str, contract: int = 1) -> Columns:
+    def of(cls, w: jax.Array | Int8, dtype: str, contract: int = 1) -> Columns:
+        if isinstance(w, Int8):
+            values = w.widened(dtype).values
+            columns = values.reshape(math.prod(values.shape[:contract]), -1).T
+            return cls(columns, values.shape, w.scale.reshape(-1))
         return cls(w.astype(dtype).reshape(math.prod(w.shape[:contract]), -1).T, w.shape)
 
     def product(self, x: jax.Array) -> jax.Array:
@@ -56,15 +121,17 @@ class Columns:
         def rows(x, w):
             return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
-        return jax.lax.platform_dependent(x, self.columns, cpu=columns, default=rows)
+        w = self.columns.astype(x.dtype)
+        out = jax.lax.platform_dependent(x, w, cpu=columns, default=rows)
+        return out if self.scale is None else out * self.scale
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8:
-    """A frozen weight [*in, *out] in a quarter of the memory: w ≈ values · scale, with one scale a column (symmetric, so no offset)."""
+    """A weight [*in, *out] in a quarter of the memory: w ≈ values · scale, with one scale a column (symmetric, so no offset)."""
 
-    values: jax.Array  # i8[*lead, *in, *out]; lead: layers of a stack, none within it
+    values: jax.Array  # i8[*lead, *in, *out]; lead: layers of a stack and experts, none within them
     scale: jax.Array  # f32[*lead, *1s, *out]
     contract: int = dataclasses.field(metadata={'static': True})  # axes in `in`
 
@@ -73,13 +140,23 @@ class Int8:
         scale = jnp.abs(w).max(range(lead, lead + contract), keepdims=True) / 127
         return cls(jnp.round(w / jnp.where(scale > 0, scale, 1.0)).astype(jnp.int8), scale, contract)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
     def product(self, x: jax.Array, dtype: str) -> jax.Array:
         """x [..., *in] · w. A scale multiplies what comes out: the columns' values are whole numbers, exact in any `dtype`."""
-        return matmul(x, self.values, dtype, self.contract) * self.scale.reshape(self.values.shape[self.contract :])
+        return matmul(x, self.values, dtype, self.contract) * self.scale.reshape(self.shape[self.contract :])
 
     def plain(self) -> jax.Array:
         """The weight itself, f32."""
         return self.values * self.scale
+
+    def widened(self, dtype: str) -> Int8:
+        """For a loop of products with few rows: on a CPU, whose products take no int8 beside another type, the same whole numbers in
+        `dtype`; elsewhere as it is, to be read in a quarter of the time.
+        """
+        return dataclasses.replace(self, values=self.values.astype(dtype)) if sharding.platform() == 'cpu' else self
 
 
 @jax.tree_util.register_dataclass
@@ -112,6 +189,13 @@ class Adapted:
 
 
 Weight = jax.Array | Columns | Int8 | Adapted
+
+
+def side_by_side(*weights: jax.Array | Int8) -> jax.Array | Int8:
+    """Weights that read one input [in, *out], joined along the first axis of `out`."""
+    if not any(isinstance(w, Int8) for w in weights):
+        return jnp.concatenate(weights, 1)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *weights)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:

@@ -24,16 +24,10 @@ import jax.numpy as jnp
 from r1jax.config import LoRA, ModelConfig
 from r1jax.nn import transformer
 from r1jax.nn.layers import Adapted, Int8
+from r1jax.nn.quantise import held, inputs
 from r1jax.nn.transformer import Params
 
 Adapters = Any  # {'stack_0': {target: {'a': f32[L, *in, r], 'b': f32[L, r, *out]}, …}, …}
-
-_PRODUCTS = 'q', 'k', 'v', 'o', 'gate', 'up', 'down'
-
-
-def _inputs(target: str) -> int:
-    """How many axes of a weight [*in, *out] are `in`."""
-    return 2 if target == 'o' else 1
 
 
 def _stacks(tree: Any) -> list[str]:
@@ -52,7 +46,7 @@ def init_boxed(model: ModelConfig, cfg: LoRA, key: jax.Array) -> Adapters:
         raise ValueError(f'lora.targets has {min(missing)!r}, which no layer of the model has')
     out: dict[str, dict] = {}
     for (stack, target), one in zip(places, jax.random.split(key, len(places)), strict=True):
-        box, c = described[stack][target], _inputs(target)
+        box, c = described[stack][target], inputs(target)
         (L, *shape), (layers, *names) = box.value.shape, box.names
         a = jax.random.normal(one, (L, *shape[:c], cfg.rank)) * math.prod(shape[:c]) ** -0.5
         b = jnp.zeros((L, cfg.rank, *shape[c:]))
@@ -65,14 +59,7 @@ def init_boxed(model: ModelConfig, cfg: LoRA, key: jax.Array) -> Adapters:
 
 def frozen(params: Params, cfg: LoRA) -> Params:
     """Weights as a base: the layers' matrices, targets or not, as `cfg.base` says, everything else as it is."""
-
-    def held(name, w):
-        if name not in _PRODUCTS or cfg.base == 'float32':
-            return w
-        return Int8.of(w, _inputs(name), lead=1) if cfg.base == 'int8' else w.astype(cfg.base)
-
-    stacks = {stack: {n: held(n, w) for n, w in params[stack].items()} for stack in _stacks(params)}
-    return params | stacks
+    return held(params, cfg.base)
 
 
 def attach(base: Params, adapters: Adapters | None, cfg: LoRA) -> Params:
@@ -81,7 +68,7 @@ def attach(base: Params, adapters: Adapters | None, cfg: LoRA) -> Params:
         return base
     scale, out = cfg.alpha / cfg.rank, dict(base)
     for stack, targets in adapters.items():
-        on = {t: Adapted(base[stack][t], pair['a'], pair['b'], scale, _inputs(t)) for t, pair in targets.items()}
+        on = {t: Adapted(base[stack][t], pair['a'], pair['b'], scale, inputs(t)) for t, pair in targets.items()}
         out[stack] = base[stack] | on
     return out
 
@@ -93,3 +80,12 @@ def merged(params: Params) -> Params:
         return isinstance(w, (Adapted, Int8))
 
     return jax.tree.map(lambda w: w.plain() if special(w) else w, params, is_leaf=special)
+
+
+def adapted(params: Params) -> bool:
+    """Whether any weight has adapters on."""
+
+    def adapter(w):
+        return isinstance(w, Adapted)
+
+    return any(adapter(w) for w in jax.tree.leaves(params, is_leaf=adapter))

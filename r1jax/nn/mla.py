@@ -106,7 +106,11 @@ def _by_head(x, w, dtype):
 
 
 def _ups(kv_b, plain, dtype):
-    """kv_b [C,N,P+V] as the absorbed form multiplies it: k_up [N,P,C] and v_up [N,C,V]."""
+    """kv_b [C,N,P+V] as the absorbed form multiplies it: k_up [N,P,C] and v_up [N,C,V].
+
+    An int8 one is widened: for k_up its scales stand on the input's side.
+    """
+    kv_b = kv_b.plain() if isinstance(kv_b, layers.Int8) else kv_b
     k, v = jnp.split(kv_b.astype(dtype), (plain,), -1)
     return {'k_up': k.transpose(1, 2, 0), 'v_up': v.transpose(1, 0, 2)}
 
@@ -117,7 +121,7 @@ def for_few_rows(w: Weights, dtype: str) -> Weights:
     plain = w['kv_b'].shape[-1] - w['o'].shape[1]
     out = {n: w[n] for n in ('q_a_norm', 'kv_norm') if n in w} | {'o': columns(w['o'], dtype, 2)}
     if 'q_a' in w:
-        fused = jnp.concatenate([w['q_a'], w['kv_a']], 1)
+        fused = layers.side_by_side(w['q_a'], w['kv_a'])
         out |= {'q_kv_a': columns(fused, dtype), 'q_b': columns(w['q_b'], dtype)}
     else:
         out |= {n: columns(w[n], dtype) for n in ('q', 'kv_a')}

@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec
 from r1jax import sharding
 from r1jax.config import ModelConfig, MoE
 from r1jax.nn.grouped import grouped
+from r1jax.nn.layers import Int8
 
 Weights = dict[str, Any]  # of one layer
 NAMES = ('expert_gate', 'expert_up', 'expert_down')  # [E,D,F], [E,D,F], [E,F,D]
@@ -66,11 +67,23 @@ def _experts(cfg, w, h, real, replay):
         sizes = jnp.bincount(to, length=E).astype(jnp.int32)
     with jax.named_scope('experts'):
         x = _deal(h, order, back, k)
-        gate, up = (grouped(x, w[n], sizes, cfg.dtype) for n in NAMES[:2])
-        y = grouped(jax.nn.silu(gate) * up, w['expert_down'], sizes, cfg.dtype)
+
+        def product(x, w):
+            if not isinstance(w, Int8):
+                return grouped(x, w, sizes, cfg.dtype)
+            of_row = jnp.minimum(to[order], E - 1)  # rows of padding are 0, whatever multiplies them
+            return grouped(x, w.values, sizes, cfg.dtype) * w.scale[:, 0][of_row]
+
+        gate, up = (product(x, w[n]) for n in NAMES[:2])
+        y = product(jax.nn.silu(gate) * up, w['expert_down'])
         y = _deal(y, back, order, 1).reshape(-1, k, D)
         out = jnp.sum(y * weight[..., None], 1)
     return out.reshape(B, T, D), choice.reshape(B, T, k), sizes.astype(jnp.float32)
+
+
+def for_few_rows(w: jax.Array | Int8, dtype: str) -> jax.Array | Int8:
+    """Experts [E, in, out] made ready for decoding."""
+    return w.widened(dtype) if isinstance(w, Int8) else w.astype(dtype)
 
 
 def route(

@@ -211,16 +211,16 @@ def for_few_rows(params: Params, dtype: str) -> Params:
     def layer(w):
         together = size('tensor') == 1  # else the halves of a product would lie on other devices than their use
         out = {n: w[n] for n in w if n.endswith(('_norm', '_bias')) or n == 'router'}
-        out |= {n: w[n].astype(dtype) for n in moe.NAMES if n in w}
+        out |= {n: moe.for_few_rows(w[n], dtype) for n in moe.NAMES if n in w}
         products = {}
         if 'kv_b' in w:
             out |= mla.for_few_rows(w, dtype)
         elif together:
-            products |= {'qkv': jnp.concatenate([w[n] for n in 'qkv'], 1), 'o': w['o']}
+            products |= {'qkv': layers.side_by_side(*(w[n] for n in 'qkv')), 'o': w['o']}
         else:
             products |= {n: w[n] for n in 'qkvo'}
         if 'gate' in w and together:
-            products |= {'gate_up': jnp.concatenate([w['gate'], w['up']], 1), 'down': w['down']}
+            products |= {'gate_up': layers.side_by_side(w['gate'], w['up']), 'down': w['down']}
         elif 'gate' in w:
             products |= {n: w[n] for n in ('gate', 'up', 'down')}
         return out | {n: columns(n, a) for n, a in products.items()}
@@ -229,7 +229,8 @@ def for_few_rows(params: Params, dtype: str) -> Params:
         made = layers.Columns.of(weight, dtype, 2 if name == 'o' else 1)
         split = 'hidden' if name in ('gate', 'up', 'gate_up', 'down') else 'heads'
         axes = (None, split) if name in ('o', 'down') else (split, None)
-        return dataclasses.replace(made, columns=constrain(made.columns, *axes))
+        scale = None if made.scale is None else constrain(made.scale, axes[0])
+        return dataclasses.replace(made, columns=constrain(made.columns, *axes), scale=scale)
 
     return {k: layer(v) if k.startswith('stack_') else v for k, v in params.items()}
 

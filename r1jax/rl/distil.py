@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import sharding
-from r1jax.nn.layers import matmul
-from r1jax.rl.logprobs import IDS, STATE, WEIGHT, Front, apart, at_temperature, chunk, cut, vocab_sum
+from r1jax.nn.layers import matmul, outer
+from r1jax.rl.logprobs import IDS, STATE, WEIGHT, Front, apart, at_temperature, chunk, cut, logits, vocab_sum
 
 Head = tuple[
     jax.Array, jax.Array, str
@@ -71,7 +71,7 @@ def _head(how, x, w, y, v, chunks, temperature):
 
 def _distribution(h, w, dtype, temperature):
     """Of a chunk: log-probabilities and probabilities [B,C,V], where the largest is, and the logarithm of the sum, [B,C]."""
-    z = matmul(h, w.T, dtype) / temperature
+    z = logits(h, w, dtype) / temperature
     top = sharding.largest(z.max(-1), 'tensor')
     e = jnp.exp(z - top[..., None])
     mass = sharding.total(vocab_sum(e), 'tensor')
@@ -113,14 +113,13 @@ def _backward(how, kept, cotangents):
             dx, dw = carry
             at = i * C
             h = cut(x, at, C)
-            logp = matmul(h, w.T, dtype) / temperature - cut(total, at, C)[..., None]
-            logq = matmul(cut(y, at, C), v.T, their_dtype) / temperature - cut(their_total, at, C)[..., None]
+            logp = logits(h, w, dtype) / temperature - cut(total, at, C)[..., None]
+            logq = logits(cut(y, at, C), v, their_dtype) / temperature - cut(their_total, at, C)[..., None]
             p = jnp.exp(logp)
             by = p - jnp.exp(logq) if kl == 'forward' else p * (logp - logq - cut(loss, at, C)[..., None])
             dz = by * cut(g, at, C)[..., None]
             dx = jax.lax.dynamic_update_slice_in_dim(dx, matmul(dz, w, dtype), at, 1)
-            flat = dz.astype(dtype).reshape(-1, dz.shape[-1]), h.astype(dtype).reshape(-1, h.shape[-1])
-            return dx, dw + jnp.dot(flat[0].T, flat[1], preferred_element_type=jnp.float32)
+            return dx, dw + outer(dz.reshape(-1, dz.shape[-1]), h.reshape(-1, h.shape[-1]), dtype)
 
         zero = jnp.zeros(x.shape, jnp.float32), jnp.zeros(w.shape, jnp.float32)
         dx, dw = jax.lax.fori_loop(0, chunks, body, zero)

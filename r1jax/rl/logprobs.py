@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import sharding
-from r1jax.nn.layers import matmul
+from r1jax.nn.layers import matmul, outer, product_t
 
 # Logits that exist at once on a device, 134 MB: memory does not grow with V, and 680 rows of V = 50k fill a matmul.
 _LOGITS = 2**25
@@ -117,7 +117,7 @@ def _forward(dtype, C, x, unembed, y, chunks, temperature):
 
         def body(i, out):
             at = i * C
-            z = matmul(cut(x, at, C), w.T, dtype) / temperature
+            z = logits(cut(x, at, C), w, dtype) / temperature
             top = sharding.largest(z.max(-1), 'tensor')
             e = jnp.exp(z - top[..., None])
             own = cut(y, at, C) - first
@@ -147,12 +147,11 @@ def _backward(dtype, C, kept, cotangents):
             dx, dw = carry
             at = i * C
             h = cut(x, at, C)
-            z = matmul(h, w.T, dtype) / temperature
+            z = logits(h, w, dtype) / temperature
             hit = ids == cut(y, at, C)[..., None]
             dz = (hit - jnp.exp(z - cut(total, at, C)[..., None])) * cut(g, at, C)[..., None]
             dx = jax.lax.dynamic_update_slice_in_dim(dx, matmul(dz, w, dtype), at, 1)
-            flat = dz.astype(dtype).reshape(-1, dz.shape[-1]), h.astype(dtype).reshape(-1, h.shape[-1])
-            return dx, dw + jnp.dot(flat[0].T, flat[1], preferred_element_type=jnp.float32)
+            return dx, dw + outer(dz.reshape(-1, dz.shape[-1]), h.reshape(-1, h.shape[-1]), dtype)
 
         zero = jnp.zeros(x.shape, jnp.float32), jnp.zeros(w.shape, jnp.float32)
         dx, dw = jax.lax.fori_loop(0, chunks, body, zero)
@@ -161,6 +160,11 @@ def _backward(dtype, C, kept, cotangents):
     run = sharding.by_shard(shard, (STATE, WEIGHT, IDS, (), (), IDS, IDS), (STATE, WEIGHT))
     dx, dw = run(x, unembed, y, chunks, temperature, total, cotangents[0] / temperature)
     return dx.astype(x.dtype), dw.astype(unembed.dtype), None, None, jnp.zeros_like(temperature)
+
+
+def logits(h: jax.Array, w: jax.Array, dtype: str) -> jax.Array:
+    """f32[B,C,V] of hidden states [B,C,D] and an unembedding [V,D]."""
+    return product_t(h.reshape(-1, h.shape[-1]), w, dtype).reshape(*h.shape[:-1], -1)
 
 
 def vocab_sum(a):

@@ -30,10 +30,17 @@ def grpo(
     clipped = jnp.clip(ratio, 1 - clip[0], 1 + clip[1])
     gain = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
     if importance_cap:
-        gain *= jnp.minimum(jnp.exp(batch.old_logp - batch.sampler_logp), importance_cap)
+        gain *= importance(batch, importance_cap)
     if beta:
         gain -= beta * kl_estimate(logp, batch.ref_logp, kl)
     return -jnp.sum(batch.weight * gain, where=batch.weight > 0)
+
+
+def importance(batch: Batch, cap: float) -> jax.Array:
+    """f32[B,T]: min(π_old/π_sampler, cap), at the sampled tokens (Yao et al., Your Efficient RL Framework Secretly Brings You Off-Policy
+    RL Training, 2025; truncation: Ionides, Truncated Importance Sampling, 2008). Nothing of it is differentiated.
+    """
+    return jnp.minimum(jnp.exp(batch.old_logp - batch.sampler_logp), cap)
 
 
 def kl_estimate(logp: jax.Array, ref_logp: jax.Array, kind: str) -> jax.Array:
@@ -52,7 +59,9 @@ def kl_estimate(logp: jax.Array, ref_logp: jax.Array, kind: str) -> jax.Array:
     raise ValueError(f'unknown KL estimator {kind!r}: k1, k2 or k3')
 
 
-def grpo_metrics(logp: jax.Array, entropy: jax.Array, batch: Batch, clip: tuple[float, float]) -> tuple[dict, dict]:
+def grpo_metrics(
+    logp: jax.Array, entropy: jax.Array, batch: Batch, clip: tuple[float, float], importance_cap: float = 0.0
+) -> tuple[dict, dict]:
     """Sums and maxima over the trained tokens; sums divided by `tokens` are means."""
     on = batch.weight > 0
     ratio = jnp.exp(logp - batch.old_logp)
@@ -69,6 +78,9 @@ def grpo_metrics(logp: jax.Array, entropy: jax.Array, batch: Batch, clip: tuple[
         'policy/clip_fraction': total(outside),
         'policy/sampler_gap_mean': total(gap),
     }
+    if importance_cap:
+        weight = importance(batch, importance_cap)
+        sums |= {'policy/importance_mean': total(weight), 'policy/importance_capped': total(weight >= importance_cap)}
     return sums, {'policy/sampler_gap_max': jnp.max(gap, where=on, initial=0.0)}
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from r1jax.config import ModelConfig, SampleConfig
-from r1jax.sample.sampler import Decode, Prompts, sample, sample_keys
+from r1jax.sample.sampler import Decode, Prompts, quantised, sample, sample_keys
 from r1jax.types import Response, Rollout
 
 
@@ -28,6 +28,7 @@ class Sampler:
     samples: int  # G
     questions: int  # Q of one call
     seed: int
+    weights: str = 'same'  # `SampleConfig.weights`
 
     @classmethod
     def create(
@@ -44,7 +45,7 @@ class Sampler:
         N = max_tokens or cfg.max_tokens
         stop = (tokenizer.eos, *getattr(tokenizer, 'stops', ()))
         decode = Decode(model, N, stop, tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets, routes)
-        return cls(decode, cfg.max_prompt, samples, max(cfg.slots // samples, 1), seed)
+        return cls(decode, cfg.max_prompt, samples, max(cfg.slots // samples, 1), seed, cfg.weights)
 
     def __call__(
         self,
@@ -62,6 +63,7 @@ class Sampler:
         further sample ids, not the same samples again.
         """
         G, Q, P = self.samples, self.questions, self.max_prompt
+        params = quantised(params) if self.weights == 'int8' else params  # once a rollout, however many calls it takes
         seen: dict[int, int] = {}
         first = []
         for q in question:

@@ -24,6 +24,7 @@ from r1jax.config import ModelConfig
 from r1jax.nn import cache as caches
 from r1jax.nn import lora
 from r1jax.nn.layers import Columns, matmul
+from r1jax.nn.quantise import held
 from r1jax.nn.transformer import for_few_rows, forward, unembedding, unstack
 from r1jax.sample.draw import draw
 from r1jax.types import Rollout
@@ -106,6 +107,14 @@ def sample_keys(seed: int, rollout: int, question: jax.Array, sample: jax.Array)
     return jax.vmap(lambda q, s: fold(fold(base, q), s))(question, sample)
 
 
+@jax.jit
+def quantised(params):
+    """The weights with each layer's matrices rounded to int8, adapters merged before (`r1jax.nn.quantise`). What `sample` then draws from,
+    and whose log-probabilities it records, is the rounded model, in the prompt as in the response.
+    """
+    return held(lora.merged(params), 'int8')
+
+
 @functools.partial(jax.jit, static_argnames='cfg')
 def sample(
     params, prompts: Prompts, keys: jax.Array, limit: jax.Array, cfg: Decode, temperature=1.0, sample_id=None
@@ -122,7 +131,8 @@ def sample(
     Q, P = prompts.tokens.shape
     B = keys.shape[0]
     G = B // Q
-    single = for_few_rows(lora.merged(unstack(params)), m.dtype)  # layers apart: the cache is then updated in place
+    single = unstack(params)  # layers apart: the cache is then updated in place
+    single = for_few_rows(lora.merged(single) if lora.adapted(single) else single, m.dtype)
     head = unembedding(params)
     head = Columns(sharding.constrain(head.astype(m.dtype), 'vocab', None), head.shape[::-1])
 

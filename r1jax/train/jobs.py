@@ -273,7 +273,8 @@ class Jobs:
     def _measure(self, stage: Stage, cfg: Eval) -> Read:
         where, notes = f'evaluation {cfg.name} of stage {stage.name}', []
         own = cfg.sample is None and isinstance(stage.source, OnPolicy)
-        sample = stage.source.sample if own else cfg.sample
+        # the policy is measured, not what drew its rollouts; an evaluation's own settings may ask for the rounded one
+        sample = dataclasses.replace(stage.source.sample, weights='same') if own else cfg.sample
         problems = fit(where, self.load(where, cfg.problems), [cfg.rewards], self.pool, notes)
         accuracy = next((part for part in cfg.rewards if part.name == 'accuracy'), None)
         if other := next((problem for problem in problems if accuracy and not applies(accuracy, problem)), None):

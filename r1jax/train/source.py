@@ -257,7 +257,8 @@ class OnPolicySource:
             return
         wanted = [('ref_logp', reference)] if self.loss.beta else []
         several = self.updates_a_rollout > 1
-        self.trusted = several and self.gap.get(GAP[0], math.inf) <= self.loss.sampler_gap
+        near = self.gap.get(GAP[0], math.inf) <= self.loss.sampler_gap
+        self.trusted = several and near and not self.loss.importance_cap  # which compares the two
         if self.trusted:
             arrays['old_logp'] = arrays['sampler_logp'].copy()
         wanted += [('old_logp', params)] if several and not self.trusted else []

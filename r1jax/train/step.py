@@ -196,7 +196,7 @@ def loss_and_metrics(
     old = jnp.where(fresh, jax.lax.stop_gradient(logp), batch.old_logp)
     batch = dataclasses.replace(batch, old_logp=old, ref_logp=batch.ref_logp if loss.beta else old)
     value = losses.grpo(logp, batch, clip, loss.beta, loss.kl, loss.importance_cap)
-    sums, tops = losses.grpo_metrics(logp, entropy, batch, clip)
+    sums, tops = losses.grpo_metrics(logp, entropy, batch, clip, loss.importance_cap)
     if not loss.beta:
         del sums['policy/kl']  # there is no reference to be far from
     return value, (sums | load, tops)
