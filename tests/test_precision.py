@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,10 @@ import pytest
 from adapters import CFG, adapters
 from test_experts import LATENT
 from tiny import MODEL, params_of, random_items
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
+
+import hlo
 
 from r1jax import sharding
 from r1jax.config import GRPO, Distil, MeshConfig, OptimConfig
@@ -142,3 +148,43 @@ def test_steps_below_bfloat16_s_resolution_add_up_in_the_master_weights():
     moved = np.abs(np.asarray(state.params['stack_0']['gate']) - before)
     assert metrics['policy/skipped'] == 0 and 3e-6 < np.median(moved) < 5e-6
     assert (rounded(before) == rounded(before + np.float32(1e-6))).mean() > 0.95  # narrow, most would have stayed
+
+
+# --- what XLA makes of it
+
+
+def operand_types(compiled):
+    """Of every `dot` in a compiled program: the types of its inputs."""
+    program = hlo.Program(compiled.as_text())
+    for instruction, _ in program.walk():
+        if instruction.op == 'dot':
+            yield tuple(hlo.dims(program.shapes[o])[0][0] for o in instruction.operands[:2]), instruction.shape
+
+
+def plain_dot():
+    a = jax.ShapeDtypeStruct((64, 64), jnp.bfloat16)
+    return jax.jit(functools.partial(jnp.dot, preferred_element_type=jnp.float32)).lower(a, a).compile()
+
+
+@pytest.mark.parametrize('what', ['update', 'sample'])
+def test_no_product_is_widened_where_the_compiler_has_narrow_ones(what):
+    if next(operand_types(plain_dot()))[0] != ('bf16', 'bf16'):
+        pytest.skip('XLA widens every bfloat16 product on this platform (CPUs before jax 0.12)')
+    cfg = dataclasses.replace(NARROW, remat='dots', width=64, hidden=128, head_dim=16)
+    params = jax.eval_shape(lambda: compiled.init_params(cfg, jax.random.key(0), sharding.make_mesh(MeshConfig())))
+    if what == 'update':
+        batch, count, _ = pack(random_items(np.random.default_rng(5), 3, 4), 12 + 2 * 24, 2, 12, 12, 24)
+
+        def step(params):
+            return compiled.gradients(cfg, GRPO(beta=0.05), params, batch, np.int32(count), 1.0, False)
+
+        program = jax.jit(step).lower(params).compile()
+    else:
+        prompts = Prompts(jnp.zeros((2, 6), jnp.int32), jnp.full(2, 4), jnp.arange(2))
+        keys = sample_keys(0, 0, jnp.repeat(jnp.arange(2), 2), jnp.tile(jnp.arange(2), 2))
+        program = sample.lower(params, prompts, keys, jnp.full(4, 8), Decode(cfg, 8, (1,), 0)).compile()
+    seen = list(operand_types(program))
+    wide = [(types, shape) for types, shape in seen if types != ('bf16', 'bf16')]
+    assert len(seen) > 10 and all(shape.split('{')[0].endswith(',1]') for _, shape in wide), (
+        wide
+    )  # sums, by vectors of ones

@@ -86,7 +86,7 @@ def laid(x: jax.Array) -> jax.Array:
     XLA's CPU backend has fast products of bfloat16 for operands that lie so, and widens all others to float32; those that come out of
     a transposition are among the others unless they are pinned (jax 0.12; seen as the types of `dot` in the compiled program).
     """
-    if x.dtype == jnp.float32 or sharding.platform() != 'cpu':
+    if x.dtype != jnp.bfloat16 or sharding.platform() != 'cpu':
         return x
     return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
@@ -108,15 +108,15 @@ class Columns:
         if isinstance(w, Int8):
             values = w.widened(dtype).values
             columns = values.reshape(math.prod(values.shape[:contract]), -1).T
-            return cls(columns, values.shape, w.scale.reshape(-1))
-        return cls(w.astype(dtype).reshape(math.prod(w.shape[:contract]), -1).T, w.shape)
+            return cls(laid(columns), values.shape, w.scale.reshape(-1))
+        return cls(laid(w.astype(dtype).reshape(math.prod(w.shape[:contract]), -1).T), w.shape)
 
     def product(self, x: jax.Array) -> jax.Array:
         """x [rows, in] · w, f32[rows, out]."""
 
         def columns(x, w):  # the barriers keep XLA from turning it back into x·w
             still = jax.lax.optimization_barrier
-            return still(jnp.dot(w, still(x.T), preferred_element_type=jnp.float32)).T
+            return still(jnp.dot(w, laid(still(x.T)), preferred_element_type=jnp.float32)).T
 
         def rows(x, w):
             return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
