@@ -32,6 +32,7 @@ ROWS = {
     'V': RowConfig(128 + 4 * 256, 2, prompts=128, block=256),
     'TV': RowConfig(128 + 6 * 128, 2, prompts=128, block=128),
 }
+SLOTS = {'V': 40}  # in which rows take turns; elsewhere all are decoded together
 
 
 def setting(w: dict):
@@ -56,7 +57,16 @@ def setting(w: dict):
 class Step:
     """The three parts of a step, as `r1jax.train` runs them."""
 
-    def __init__(self, w: dict, rows: RowConfig, buckets: int, dtype: str, remat: str = 'dots', weights: str = 'same'):
+    def __init__(
+        self,
+        w: dict,
+        rows: RowConfig,
+        buckets: int,
+        dtype: str,
+        remat: str = 'dots',
+        weights: str = 'same',
+        slots: int = 0,
+    ):
         model, params = setting(w)
         self.w, self.rows, self.lens = w, rows, np.array(lengths(w))
         self.model = dataclasses.replace(model, dtype=dtype, remat=remat)
@@ -69,15 +79,21 @@ class Step:
         self.update = compiled.build_update(self.model, loss, tx, where)
         never = w['vocab']  # an id that no model draws: lengths are those given
         decode = Decode(self.model, w['new'], (never,), 0, buckets=buckets)
-        self.sampler = Sampler(decode, w['prompt'], w['group'], w['questions'], seed=0, weights=weights)
+        questions = (slots or len(self.lens)) // w['group']
+        self.sampler = Sampler(decode, w['prompt'], w['group'], questions, seed=0, weights=weights)
         self.prompts = np.random.default_rng(0).integers(3, w['vocab'], (w['questions'], w['prompt'])).astype(np.int32)
         self.steps = 0
 
-    def __call__(self) -> dict:
-        w, G, times = self.w, self.w['group'], [now()]
-        ids = list(range(w['questions']))
+    def rollout(self):
+        """The samples of a step, of the lengths that were asked for."""
+        ids = list(range(self.w['questions']))
         rollout = self.sampler(self.state.params, ids, self.prompts, self.steps, self.lens, 1.0)
         assert (rollout.sampled.sum(1) == self.lens).all()
+        return rollout
+
+    def __call__(self) -> dict:
+        w, G, times = self.w, self.w['group'], [now()]
+        rollout = self.rollout()
         times.append(now())
         reward = (np.where(rollout.sampled, rollout.tokens, 0).sum(1) % 7).astype(np.float32).reshape(-1, G)
         advantage = group_advantage(reward, np.ones(reward.shape, bool), True, 1, 1e-6).reshape(-1)
@@ -112,11 +128,19 @@ class Step:
         r = self.rows
         return pack(items, r.length, r.per_microbatch, len(items), r.prompts, r.block)
 
-    def decoded(self) -> float:
-        """Rows decoded over tokens kept."""
-        sizes = [len(self.lens), *smaller(len(self.lens), self.sampler.decode.buckets)]
-        on = [(self.lens > t).sum() for t in range(self.lens.max())]
-        return sum(min(s for s in sizes if s >= n) for n in on) / self.lens.sum()
+    def decoded(self) -> dict:
+        """Rows decoded over tokens kept, and of the last rollout how many slots there were, and how many rows took one that another had
+        left.
+        """
+        if len(self.lens) > self.sampler.slots:
+            ran = self.sampler.engine.ran
+            decoded, refills = sum(r.slots * r.steps for r in ran), sum(r.admitted for r in ran[1:])
+        else:
+            sizes = [len(self.lens), *smaller(len(self.lens), self.sampler.decode.buckets)]
+            on = [(self.lens > t).sum() for t in range(self.lens.max())]
+            decoded, refills = sum(min(s for s in sizes if s >= n) for n in on), 0
+        ratio = round(float(decoded / self.lens.sum()), 3)
+        return {'decoded_per_kept': ratio, 'slots': min(self.sampler.slots, len(self.lens)), 'refills': refills}
 
 
 def main() -> None:
@@ -126,6 +150,12 @@ def main() -> None:
     parser.add_argument('--rows', type=int, default=0, help='packed rows a microbatch (default: the best seen here)')
     parser.add_argument(
         '--buckets', type=int, default=0, help='batch sizes of decoding (default 5 with a tail, else 1)'
+    )
+    parser.add_argument(
+        '--slots',
+        type=int,
+        default=0,
+        help='rows decoded together (default: the best seen here; fewer than all: the engine)',
     )
     parser.add_argument(
         '--remat', help='what the backward pass recomputes (ModelConfig.remat; default: the best seen here)'
@@ -138,7 +168,7 @@ def main() -> None:
     rows = ROWS[a.workload]
     rows = dataclasses.replace(rows, per_microbatch=a.rows or rows.per_microbatch)
     buckets, remat = a.buckets or (5 if 'tail' in w else 1), a.remat or ('dots' if w['pretrained'] else 'none')
-    step = Step(w, rows, buckets, a.dtype, remat, a.weights)
+    step = Step(w, rows, buckets, a.dtype, remat, a.weights, a.slots or SLOTS.get(a.workload, 0))
     first = step()
     seen = [step() for _ in range(a.steps or (3 if w['pretrained'] else 10))]
     peak = rss_gb()
@@ -146,7 +176,7 @@ def main() -> None:
     median = functools.partial(np.median)
     out = {f'{p}_s': round(float(median([s[p] for s in seen])), 4) for p in parts}
     out |= {'spread': {p: summary([s[p] for s in seen]) for p in parts}, 'first_step_s': round(first['step'], 2)}
-    out |= {'padding': round(float(first['padding']), 4), 'decoded_per_kept': round(float(step.decoded()), 3)}
+    out |= {'padding': round(float(first['padding']), 4), **step.decoded()}
     gaps = {'max': max(s['gap'] for s in seen), 'mean': float(np.mean([s['gap_mean'] for s in seen]))}
     out |= {f'sampler_gap_{k}': gap for k, gap in gaps.items()}
     out |= {'steps_rss_gb': peak, 'dtype': a.dtype, 'weights': a.weights}

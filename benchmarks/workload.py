@@ -36,6 +36,16 @@ def lengths(w: dict) -> list[int]:
     return out
 
 
+def mixed(count: int = 256, prompt: int = 128, new: int = 256) -> list[tuple[int, int]]:
+    """(prompt tokens, new tokens) of requests, in the order of their arrival: prompts of 8 to `prompt` tokens, every length as often as any
+    other; new tokens as V's.
+    """
+    ends = lengths({'questions': count, 'group': 1, 'new': new, 'tail': 0.75})
+    sizes = [8 + (prompt - 8) * i // max(count - 1, 1) for i in range(count)]
+    random.Random(1).shuffle(sizes)
+    return list(zip(sizes, ends, strict=True))
+
+
 def layer_params(w: dict) -> int:
     """Weights of the matrix products of one layer."""
     return w['d'] * w['hd'] * (2 * w['heads'] + 2 * w['kv']) + 3 * w['d'] * w['ffn']

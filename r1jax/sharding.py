@@ -88,6 +88,27 @@ def by_shard(fn: Callable, inputs: Sequence[tuple], outputs: Sequence[tuple]) ->
     return jax.shard_map(fn, in_specs=into, out_specs=out, check_vma=False)
 
 
+def rows_split() -> tuple[str, ...]:
+    """The mesh axes that rows are really split over where this is traced; none on one device."""
+    return tuple(a for a in RULES['batch'] if size(a) > 1)
+
+
+def by_rows(fn: Callable, inputs: Sequence[int | None], outputs: int | tuple[int | None, ...] | None) -> Callable:
+    """`fn` on each device's own rows, where the compiler would gather those of all; what is split over `tensor` is left to it.
+
+    inputs, outputs: of each argument (a tree) and result, which axis of its arrays is the rows; None: it is whole on each device.
+    """
+    shards = rows_split()
+    if not shards:
+        return fn
+
+    def split(axis):
+        return PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, shards)
+
+    out = tuple(map(split, outputs)) if isinstance(outputs, tuple) else split(outputs)
+    return jax.shard_map(fn, in_specs=tuple(map(split, inputs)), out_specs=out, axis_names=set(shards), check_vma=False)
+
+
 def gather(x: jax.Array, axis: str, along: int) -> jax.Array:
     """Within `by_shard`: the shards of a mesh axis, joined along a dimension."""
     return x if size(axis) == 1 else jax.lax.all_gather(x, axis, axis=along, tiled=True)

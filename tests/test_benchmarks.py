@@ -46,7 +46,7 @@ def test_a_step_samples_the_given_lengths_and_its_logprobs_are_the_full_pass_s()
     seen = step()  # raises where a response has another length
     assert seen['gap'] < 1e-4 and 0 <= seen['padding'] < 1
     assert seen['step'] == pytest.approx(seen['gen'] + seen['score'] + seen['train'])
-    assert 1 <= step.decoded() < 2
+    assert 1 <= step.decoded()['decoded_per_kept'] < 2
 
 
 def test_a_program_s_products_and_collectives_are_counted_as_often_as_they_run():

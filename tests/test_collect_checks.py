@@ -27,7 +27,6 @@ def checked(stage_change=(), **change):
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
-        ({'questions': 6}, r'picked.source.questions=6 must be a multiple of sample.slots / samples = 4'),
         ({'correct': ()}, 'picked.source.correct is empty'),
         ({'correct': (Threshold('acuracy'),)}, "'acuracy' is none of the rewards; did you mean accuracy"),
         ({'correct': (Threshold('accuracy'),) * 2}, "has 'accuracy' twice"),

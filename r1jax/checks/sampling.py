@@ -77,11 +77,6 @@ def collect(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Ro
         yield unused, f'{field} has no effect: a stage that collects trains nothing; leave it {nothing!r}'
     yield sample.temperature > 0 or n == 1, f'source.sample.temperature=0: greedy sampling draws {n} times the same'
     yield from sampling('source.sample', sample, n, shards, model)
-    call, Q = sample.slots // n, source.questions
-    yield (
-        Q % call == 0,
-        f'source.questions={Q} must be a multiple of sample.slots / samples = {call}: what is sampled together',
-    )
     yield from rewards('source.rewards', source.rewards)
     names, decide = [part.name for part in source.rewards], [each.part for each in source.correct]
     yield bool(decide), 'source.correct is empty: nothing says what is kept'

@@ -44,8 +44,10 @@ class SampleConfig:
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0
     top_k: int = 0  # 0: off
-    slots: int = 256  # rows decoded together; a multiple of the samples a question
-    buckets: int = 5  # batch sizes that decoding shrinks through as rows finish, each compiled; 1: none but the first
+    # rows decoded together; a multiple of the samples a question. More rows than slots take them in turn (r1jax.sample.engine)
+    slots: int = 256
+    # batch sizes that decoding shrinks through as rows finish and none waits for a slot, each compiled; 1: none but the first
+    buckets: int = 5
     # What draws: the policy itself, or the policy with its layers' matrices rounded to int8 (a scale a column), once a rollout; that is
     # another policy, and `GRPO.importance_cap` corrects for it
     weights: Literal['same', 'int8'] = 'same'

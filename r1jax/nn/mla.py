@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from r1jax.config import ModelConfig, YarnScaling
 from r1jax.nn import layers
 from r1jax.nn.attention import Rows, read, score
-from r1jax.nn.cache import KV, Cache, attend_cached
+from r1jax.nn.cache import KV, Cached
 from r1jax.nn.flash import attend_packed
 
 Weights = dict[str, Any]  # of one layer
@@ -38,12 +38,12 @@ def attention(
     cos: jax.Array,
     sin: jax.Array,
     rows: Rows | None,
-    old: tuple[KV, KV] | None,
-    cache: Cache | None,
+    old: Any,
+    cache: Cached | None,
 ) -> tuple[jax.Array, KV]:
-    """f32[B,T,N,V] of h [B,T,D], and what is kept: rotary keys [B,1,R,T] and latents [B,1,T,C], or a layer's cached suffix with them.
+    """f32[B,T,N,V] of h [B,T,D], and what is kept: rotary keys [B,1,R,T] and latents [B,1,T,C], or what the cache holds with them.
 
-    Without a cache tokens attend within packed `rows`; with one (T = 1), to `old`, the layer's prefix and suffix.
+    Without a cache tokens attend within packed `rows`; with one (T = 1), to `old`, what the cache holds of this layer.
     """
     c, C = cfg.mla, cfg.mla.kv_rank
     if 'q_kv_a' in w:
@@ -86,8 +86,8 @@ def _absorbed(cfg, w, plain, turned, rotary, latent, old, cache):
     plain, turned = (a * cfg.head_dim**-0.5 for a in (plain, turned))
     q = _by_head(plain, up['k_up'], cfg.dtype), turned.swapaxes(1, 2)
     attend = functools.partial(attend_latent, dtype=cfg.dtype)
-    out, suffix = attend_cached(attend, q, rotary, latent, old, cache)
-    return _by_head(out, up['v_up'], cfg.dtype).swapaxes(1, 2), suffix
+    out, held = cache.attend(attend, q, rotary, latent, old)
+    return _by_head(out, up['v_up'], cfg.dtype).swapaxes(1, 2), held
 
 
 def attend_latent(

@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from r1jax import sharding
 from r1jax.config import ModelConfig, MoE
@@ -38,20 +37,15 @@ def experts(
     real bool[B,T], False on padding: output 0, not in the loads. replay i[B,T,k]: choices to take in place of the router's; −1: none.
     """
     names = [n for n in ('router', 'router_bias', *NAMES) if n in w]
-    shards = tuple(a for a in ('data', 'fsdp') if sharding.size(a) > 1)
-    args = {n: w[n] for n in names}, h, real, replay
-    if not shards:
-        return _experts(cfg, *args)
-    # Each device sorts its own rows; without this the compiler would gather all tokens to sort them.
-    rows, whole = PartitionSpec(shards), PartitionSpec()
+    shards = sharding.rows_split()
 
     def local(*args):
         out, choice, load = _experts(cfg, *args)
-        return out, choice, jax.lax.psum(load, shards)
+        return out, choice, jax.lax.psum(load, shards) if shards else load
 
-    specs = jax.tree.map(lambda _: whole, args[0]), rows, rows, None if replay is None else rows
-    out = rows, rows, whole
-    return jax.shard_map(local, in_specs=specs, out_specs=out, axis_names=set(shards), check_vma=False)(*args)
+    # Each device sorts its own rows; without this the compiler would gather all tokens to sort them.
+    each = sharding.by_rows(local, (None, 0, 0, 0), (0, 0, None))
+    return each({n: w[n] for n in names}, h, real, replay)
 
 
 def _experts(cfg, w, h, real, replay):

@@ -5,7 +5,7 @@ Layers are a tuple of stacks, each a dict of weights with a leading layer axis, 
 that axis, which is not scanned: faster to decode, slower to compile.
 
 A full pass takes packed rows (`segment`, `parent`: see `r1jax.types.Batch`) and returns every layer's keys and values, which is
-what prefill needs and the compiler drops elsewhere. A decoding pass takes a `Cache` and one token a row.
+what prefill needs and the compiler drops elsewhere. A decoding pass takes a cache (`Cached`) and one token a row.
 
 Dense layers and layers with experts are different stacks: DeepSeek-V3 begins with three dense layers, stack_0, and goes on with 58
 of experts, stack_1. What a layer computes is decided by the weights that it has ('router', 'gate', 'kv_a').
@@ -28,7 +28,7 @@ from jax.sharding import Mesh, PartitionSpec
 from r1jax.config import ModelConfig
 from r1jax.nn import layers, mla, moe
 from r1jax.nn.attention import Rows, attend, heads_first
-from r1jax.nn.cache import KV, Cache, attend_cached
+from r1jax.nn.cache import KV, Cached
 from r1jax.nn.flash import attend_packed
 from r1jax.sharding import constrain, named, platform, size
 
@@ -42,11 +42,11 @@ def forward(
     position: jax.Array,
     segment: jax.Array,
     parent: jax.Array,
-    cache: Cache | None = None,
+    cache: Cached | None = None,
     prompts: int = 0,
     block: int = 0,
     routes: jax.Array | None = None,
-) -> tuple[jax.Array, tuple[KV, ...] | Cache, dict]:
+) -> tuple[jax.Array, tuple[KV, ...] | Cached, dict]:
     """Hidden states f32[B,T,D] after the final norm; logits are `hidden @ unembedding(params).T`.
 
     tokens, position, segment, parent: i32[B,T]; prompts and block: how rows are cut (`r1jax.types.Batch`). Without a cache
@@ -64,7 +64,7 @@ def forward(
     kept, routed, at = [], [], 0
     for i in range(stacks(params)):
         weights = params[f'stack_{i}']
-        old = None if cache is None else (cache.prefix[i], cache.suffix[i])
+        old = None if cache is None else cache.layer(i)
         replay = None
         if 'router' in weights:
             before, at = at, at + _depth(weights)
@@ -83,7 +83,7 @@ def forward(
         aux['choices'] = jnp.moveaxis(aux['choices'], 0, 2)
     if cache is None:
         return x, tuple(kept), aux
-    return x, dataclasses.replace(cache, suffix=tuple(kept), filled=cache.filled + 1), aux
+    return x, cache.grown(tuple(kept)), aux
 
 
 def _depth(weights):
@@ -180,7 +180,7 @@ def _attention(cfg, w, h, cos, sin, rows, old, cache):
     if cache is None:
         return attend_packed(cfg, q, k, v, rows), heads_first(q, k, v)[1:]
     q, k, v = heads_first(q, k, v)
-    return attend_cached(functools.partial(attend, dtype=cfg.dtype), q, k, v, old, cache)
+    return cache.attend(functools.partial(attend, dtype=cfg.dtype), q, k, v, old)
 
 
 def stacks(params: Params) -> int:

@@ -22,7 +22,7 @@ def draw(
 ) -> tuple[jax.Array, jax.Array]:
     """One token a row from softmax(logits / temperature), cut to the top k and then to the smallest set of mass ≥ top_p.
 
-    logits f32[B,V]; keys key[B]; temperature f32[], 0 for the most likely token; top_p 1 and top_k 0 are off (static).
+    logits f32[B,V]; keys key[B]; temperature f32[] or f32[B], 0 for the most likely token; top_p 1 and top_k 0 are off (static).
     Returns token i32[B] and its log-probability f32[B], nats, *before* top-p and top-k (at temperature 0: of softmax(logits)).
     """
     greedy = temperature == 0
@@ -30,15 +30,21 @@ def draw(
     top = logits.max(-1)
 
     def weight(z):  # ∝ probability: [B] or [B,…] scores of the vocabulary's parts
-        return jnp.exp((z - top.reshape(-1, *(1,) * (z.ndim - 1))) * scale)
+        return jnp.exp((z - by_row(top, z)) * by_row(scale, z))
 
-    cut = (
-        jnp.where(nucleus(logits * scale, top_p, top_k) > -jnp.inf, logits, -jnp.inf) if top_k or top_p < 1 else logits
-    )
+    def by_row(a, z):
+        return a.reshape(-1, *(1,) * (z.ndim - 1)) if a.ndim else a
+
+    cut = logits
+    if top_k or top_p < 1:
+        inside = nucleus(logits * by_row(scale, logits), top_p, top_k) > -jnp.inf
+        cut = jnp.where(inside, logits, -jnp.inf)
     u = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys)
     token, total = search(cut, weight, u)
     # one branch runs: over a large vocabulary this is a pass over all logits
-    token = jax.lax.cond(greedy, lambda: jnp.argmax(logits, -1).astype(jnp.int32), lambda: token)
+    token = jax.lax.cond(
+        greedy.any(), lambda: jnp.where(greedy, jnp.argmax(logits, -1).astype(jnp.int32), token), lambda: token
+    )
     if cut is not logits:
         total = _mass(logits, weight).sum(-1)
     return token, (jnp.take_along_axis(logits, token[:, None], -1)[:, 0] - top) * scale - jnp.log(total)

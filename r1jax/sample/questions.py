@@ -1,22 +1,44 @@
 """From questions to responses on the host: the sampler called with fixed shapes, whatever the number of questions.
 
-`Sampler` cuts questions into calls of `slots` rows, fills the last call with rows that are not sampled, and joins the results.
-Rollouts and evaluations share it, and share its compiled program where their shapes agree.
+Rollouts, evaluations and collections share `Sampler`, and share its compiled programs where their shapes agree. Rows that all fit into
+its slots are sampled together (`r1jax.sample.sampler`: one call, each prompt's keys read by all its samples); more rows take the slots in
+turn (`r1jax.sample.engine`). A row is the same either way but for rounding.
 
-Axes: Q questions, G samples, B = Q·G rows (question-major), P prompt tokens, N new tokens, T = P + N.
+Axes: Q questions, G samples, B = Q·G rows (question-major), P prompt tokens, N new tokens, T = P + N, M layers with experts, k experts
+of a token.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from r1jax.config import ModelConfig, SampleConfig
-from r1jax.sample.sampler import Decode, Prompts, quantised, sample, sample_keys
+from r1jax.sample.engine import Engine
+from r1jax.sample.request import Request
+from r1jax.sample.sampler import Prompts, key_data, quantised, sample, sample_keys
+from r1jax.sample.step import Decode
 from r1jax.types import Response, Rollout
+
+
+class Row(NamedTuple):
+    """A row that is over, or that a budget has ended."""
+
+    index: int  # among the Q·G rows
+    tokens: np.ndarray  # i32[n], new ones
+    logp: np.ndarray  # f32[n], nats
+    why: str  # it ended: 'stop', a stop token; 'limit'; 'cancelled', by the budget
+    # i16[≤P+n,M,k], experts of each token, the prompt's first; −1 where it was not read
+    routes: np.ndarray | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.why == 'stop'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +48,11 @@ class Sampler:
     decode: Decode
     max_prompt: int  # P
     samples: int  # G
-    questions: int  # Q of one call
+    questions: int  # Q whose rows are decoded together
     seed: int
     weights: str = 'same'  # `SampleConfig.weights`
+    # By the engine always, and with as many slots to the end: a row's bits depend on nothing but the row, at the price of a slower tail
+    fixed: bool = False
 
     @classmethod
     def create(
@@ -40,12 +64,24 @@ class Sampler:
         seed: int,
         max_tokens: int = 0,
         routes=False,
+        fixed=False,
     ):
-        """`max_tokens` overrides the config's, where phases or caps ask for another length; `routes`: see `Decode`."""
+        """`max_tokens` overrides the config's, where phases or caps ask for another length; `routes`: see `Decode`; `fixed` as above."""
         N = max_tokens or cfg.max_tokens
         stop = (tokenizer.eos, *getattr(tokenizer, 'stops', ()))
         decode = Decode(model, N, stop, tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets, routes)
-        return cls(decode, cfg.max_prompt, samples, max(cfg.slots // samples, 1), seed, cfg.weights)
+        return cls(decode, cfg.max_prompt, samples, max(cfg.slots // samples, 1), seed, cfg.weights, fixed)
+
+    @property
+    def slots(self) -> int:
+        """Rows decoded together."""
+        return self.questions * self.samples
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """Made when it is first needed, on the mesh that is set then."""
+        decode = dataclasses.replace(self.decode, buckets=1) if self.fixed else self.decode
+        return Engine(decode, self.slots, self.max_prompt)
 
     def __call__(
         self,
@@ -62,33 +98,101 @@ class Sampler:
         The draws of a row depend on (seed, rollout, question id, sample id, token index) alone. A question that occurs twice gets
         further sample ids, not the same samples again.
         """
-        G, Q, P = self.samples, self.questions, self.max_prompt
-        params = quantised(params) if self.weights == 'int8' else params  # once a rollout, however many calls it takes
+        B, T = len(question) * self.samples, self.max_prompt + self.decode.max_tokens
+        out = Rollout(
+            tokens=np.full((B, T), self.decode.pad, np.int32),
+            sampled=np.zeros((B, T), bool),
+            logp=np.zeros((B, T), np.float32),
+            question=np.repeat(np.asarray(question, np.int32), self.samples),
+            sample=self.sample_ids(question),
+            finished=np.zeros(B, bool),
+            version=np.int32(0),
+            routes=np.full((B, T, *self._routes()), -1, np.int16) if self.decode.routes else None,
+        )
+        for row in self.stream(params, question, prompts, rollout, limit, temperature):
+            b, prompt = row.index, prompts[row.index // self.samples]
+            start, end = len(prompt), len(prompt) + len(row.tokens)
+            out.tokens[b, :start], out.tokens[b, start:end] = prompt, row.tokens
+            out.sampled[b, start:end], out.logp[b, start:end] = True, row.logp
+            out.finished[b] = row.finished
+            if row.routes is not None:
+                out.routes[b, : len(row.routes)] = row.routes
+        return out
+
+    def stream(
+        self,
+        params,
+        question: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        rollout: int,
+        limit: int | np.ndarray,
+        temperature: float,
+        begun: Sequence[Sequence[int]] | None = None,
+        budget: int = 0,
+    ) -> Iterator[Row]:
+        """The rows of `__call__`, each as it ends, while the device goes on with the others.
+
+        begun: of each row [Q·G] the tokens that it has already, of the same rollout number; it goes on behind them with the draws
+        that it would have had. budget: new tokens, all rows together, after which no more are sampled (0: any number; at most one a slot
+        more); what is unfinished then comes with the tokens that it has, perhaps none.
+        """
+        limit = np.minimum(np.broadcast_to(limit, len(question) * self.samples), self.decode.max_tokens)
+        params = quantised(params) if self.weights == 'int8' else params
+        if len(limit) <= self.slots and begun is None and not (budget or self.fixed):
+            yield from self._together(params, question, prompts, rollout, limit, temperature)
+        else:
+            yield from self._in_slots(params, question, prompts, rollout, limit, temperature, begun, budget)
+
+    def sample_ids(self, question: Sequence[int]) -> np.ndarray:
+        """i32[Q·G], the number of each row among those of its question."""
         seen: dict[int, int] = {}
         first = []
         for q in question:
             first.append(seen.get(q, 0))
-            seen[q] = first[-1] + G
-        parts, limit = [], np.minimum(np.broadcast_to(limit, len(question) * G), self.decode.max_tokens)
-        for at in range(0, len(question), Q):
-            ids, rows = question[at : at + Q], prompts[at : at + Q]
-            n = len(ids)
-            tokens, length = np.full((Q, P), self.decode.pad, np.int32), np.ones(Q, np.int32)
-            for i, row in enumerate(rows):
-                tokens[i, : len(row)], length[i] = row, len(row)
-            number = np.zeros(Q, np.int32)
-            number[:n] = ids
-            sample_id = np.tile(np.arange(G, dtype=np.int32), Q)
-            sample_id[: n * G] += np.repeat(np.array(first[at : at + n], np.int32), G)
-            limits = np.zeros(Q * G, np.int32)
-            limits[: n * G] = limit[at * G : (at + n) * G]
-            keys = sample_keys(self.seed, rollout, np.repeat(number, G), sample_id)
-            out = sample(
-                params, Prompts(tokens, length, number), keys, limits, self.decode, np.float32(temperature), sample_id
-            )
-            parts.append((n * G, out))
-        host = [jax.tree.map(lambda a, n=n: np.asarray(a)[:n] if a.ndim else np.asarray(a), out) for n, out in parts]
-        return jax.tree.map(lambda *a: np.concatenate(a) if a[0].ndim else a[0], *host)
+            seen[q] = first[-1] + self.samples
+        return (np.array(first, np.int32)[:, None] + np.arange(self.samples, dtype=np.int32)).reshape(-1)
+
+    def _routes(self) -> tuple[int, int]:
+        return self.decode.model.expert_layers, self.decode.model.moe.active
+
+    def _together(self, params, question, prompts, rollout, limit, temperature):
+        """One call of `sample`, filled up with rows that are not sampled: prompts are then read by all their samples without a copy."""
+        G, Q, P, n = self.samples, self.questions, self.max_prompt, len(question)
+        tokens, length = np.full((Q, P), self.decode.pad, np.int32), np.ones(Q, np.int32)
+        for i, row in enumerate(prompts):
+            tokens[i, : len(row)], length[i] = row, len(row)
+        number = np.zeros(Q, np.int32)
+        number[:n] = question
+        sample_id = np.tile(np.arange(G, dtype=np.int32), Q)
+        sample_id[: n * G] = self.sample_ids(question)
+        limits = np.zeros(Q * G, np.int32)
+        limits[: n * G] = limit
+        keys = sample_keys(self.seed, rollout, np.repeat(number, G), sample_id)
+        out = sample(
+            params, Prompts(tokens, length, number), keys, limits, self.decode, np.float32(temperature), sample_id
+        )
+        out = jax.tree.map(np.asarray, out)
+        for b in range(n * G):
+            start, on = length[b // G], out.sampled[b]
+            routes = None if out.routes is None else out.routes[b, : start + on.sum()]
+            yield Row(b, out.tokens[b][on], out.logp[b][on], 'stop' if out.finished[b] else 'limit', routes)
+
+    def _in_slots(self, params, question, prompts, rollout, limit, temperature, begun, budget):
+        """By the engine."""
+        G, engine = self.samples, self.engine
+        keys = key_data(self.seed, rollout, np.repeat(np.asarray(question, np.int32), G), self.sample_ids(question))
+        engine.reset()  # an earlier stream may have been left
+        engine.load(params, budget)
+        try:
+            for b in range(len(limit)):
+                before = list(begun[b]) if begun is not None else []
+                prompt = [*prompts[b // G], *before]
+                engine.submit(Request(prompt, int(limit[b]) - len(before), keys[b], float(temperature), len(before), b))
+            while not engine.idle:
+                for answer in engine.advance():
+                    yield Row(answer.request.tag, answer.tokens, answer.logp, answer.why, answer.routes)
+        finally:
+            engine.unload()
 
 
 def responses(rollout: Rollout, tokenizer) -> list[Response]:

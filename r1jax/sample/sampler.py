@@ -4,8 +4,7 @@ Each question is prefilled once and its keys are read by its G samples. All rows
 token or reached its limit. As rows finish, those that go on move together into a smaller batch (`Decode.buckets`), so that a long
 tail of few rows costs what few rows cost.
 
-A token's draw folds (seed, rollout, question id, sample id, token index) into its key: a sample does not depend on its slot or its
-neighbours, but for rounding, which is that of the batch's size.
+Rows that come and go, in slots that are filled again, are `r1jax.sample.engine`'s; a step is the same (`r1jax.sample.step`).
 
 Axes: Q questions, G samples, B = Q·G rows (question-major), b rows still decoded, P prompt tokens, N new tokens, T = P + N,
 V vocabulary, M layers with experts, k experts of a token.
@@ -18,33 +17,18 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax import sharding
-from r1jax.config import ModelConfig
 from r1jax.nn import cache as caches
 from r1jax.nn import lora
-from r1jax.nn.layers import Columns, matmul
 from r1jax.nn.quantise import held
-from r1jax.nn.transformer import for_few_rows, forward, unembedding, unstack
-from r1jax.sample.draw import draw
+from r1jax.nn.transformer import forward
+from r1jax.sample.step import Decode, Rows, Weights, step
 from r1jax.types import Rollout
 
 # Of one batch size's rows in the next: with long-tailed lengths five sizes then decode 1.2 rows a kept token.
 _SHRINK = 0.6
-
-
-@dataclasses.dataclass(frozen=True)
-class Decode:
-    """What is fixed when the loop is compiled."""
-
-    model: ModelConfig
-    max_tokens: int  # N
-    stop: tuple[int, ...]  # token ids that end a response
-    pad: int
-    top_p: float = 1.0
-    top_k: int = 0
-    buckets: int = 1  # batch sizes in all, the first included
-    routes: bool = False  # the rollout holds the experts that each token passed
 
 
 @jax.tree_util.register_dataclass
@@ -53,42 +37,6 @@ class Prompts:
     tokens: jax.Array  # i32[Q,P], padded on the right
     length: jax.Array  # i32[Q], at least 1
     question: jax.Array  # i32[Q], problem id
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """What belongs to a row; moves with it into a smaller batch."""
-
-    row: jax.Array  # i32[b], where it stands in the rollout
-    keys: jax.Array  # key[b]
-    start: jax.Array  # i32[b], prompt tokens
-    limit: jax.Array  # i32[b]
-    tokens: jax.Array  # i32[b,N]
-    logp: jax.Array  # f32[b,N]
-    length: jax.Array  # i32[b]
-    finished: jax.Array  # bool[b]
-    done: jax.Array  # bool[b], finished or at its limit
-    routes: jax.Array | None = None  # i16[b,N,M,k]
-
-    def record(self, cfg: Decode, t, token, logp) -> _Rows:
-        finished = self.finished | (~self.done & jnp.isin(token, jnp.array(cfg.stop)))
-        length = self.length + ~self.done
-        return dataclasses.replace(
-            self,
-            tokens=self.tokens.at[:, t].set(jnp.where(self.done, cfg.pad, token)),
-            logp=self.logp.at[:, t].set(jnp.where(self.done, 0.0, logp)),
-            length=length,
-            finished=finished,
-            done=finished | (length >= self.limit),
-        )
-
-    def routed(self, t, choices) -> _Rows:
-        """With the experts [b,M,k] that token t passed, on its way to the next."""
-        return dataclasses.replace(
-            self,
-            routes=self.routes.at[:, t].set(jnp.where(self.done[:, None, None], -1, choices).astype(self.routes.dtype)),
-        )
 
 
 def smaller(rows: int, count: int) -> list[int]:
@@ -105,6 +53,22 @@ def sample_keys(seed: int, rollout: int, question: jax.Array, sample: jax.Array)
     base = jax.random.fold_in(jax.random.key(seed), rollout)
     fold = jax.random.fold_in
     return jax.vmap(lambda q, s: fold(fold(base, q), s))(question, sample)
+
+
+def key_data(seed: int, rollout: int, question: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """The data of `sample_keys`, u32[B,·], on the host. Any number of rows runs one program."""
+    B, block = len(question), 256
+    base = jax.random.fold_in(jax.random.key(seed), rollout)
+    both = np.zeros((2, -(-B // block) * block), np.int32)
+    both[:, :B] = question, sample
+    parts = [np.asarray(_key_data(base, *both[:, at : at + block])) for at in range(0, B, block)]
+    return np.concatenate(parts)[:B]
+
+
+@jax.jit
+def _key_data(base, question, sample):
+    fold = jax.random.fold_in
+    return jax.vmap(lambda q, s: jax.random.key_data(fold(fold(base, q), s)))(question, sample)
 
 
 @jax.jit
@@ -131,16 +95,7 @@ def sample(
     Q, P = prompts.tokens.shape
     B = keys.shape[0]
     G = B // Q
-    single = unstack(params)  # layers apart: the cache is then updated in place
-    single = for_few_rows(lora.merged(single) if lora.adapted(single) else single, m.dtype)
-    head = unembedding(params)
-    head = Columns(sharding.constrain(head.astype(m.dtype), 'vocab', None), head.shape[::-1])
-
-    def drawn(hidden, keys, t):  # hidden [b,D]
-        logits = matmul(hidden, head, m.dtype)
-        at = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-        return draw(logits, at, temperature, cfg.top_p, cfg.top_k)
-
+    weights = Weights.of(params, m)
     with jax.named_scope('prefill'):
         place = jnp.broadcast_to(jnp.arange(P), (Q, P))
         segment = jnp.where(place < prompts.length[:, None], 0, -1)
@@ -150,30 +105,28 @@ def sample(
 
     start, limit = jnp.repeat(prompts.length, G), jnp.minimum(limit, N)
     tokens, logp = jnp.full((B, N), cfg.pad, jnp.int32), jnp.zeros((B, N), jnp.float32)
-    none = jnp.zeros(B, bool)
     passed = jnp.full((B, N, *aux['choices'].shape[2:]), -1, jnp.int16) if cfg.routes else None
-    rows = _Rows(jnp.arange(B), keys, start, limit, tokens, logp, jnp.zeros(B, jnp.int32), none, limit < 1, passed)
-    token, lp = drawn(sharding.constrain(jnp.repeat(last, G, 0), 'batch', None), keys, 0)
-    rows = rows.record(cfg, 0, token, lp)
+    zero, temperature = jnp.zeros(B, jnp.int32), jnp.asarray(temperature, jnp.float32)
+    begun = zero, zero, zero, zero > 0, limit < 1  # no token of theirs yet
+    rows = Rows(keys, start, limit, temperature, *begun, tokens, logp, passed)
+    rows = rows.record(cfg, 0, *rows.draw(cfg, weights, sharding.constrain(jnp.repeat(last, G, 0), 'batch', None)))
 
-    def step(carry):
-        t, cache, rows = carry
-        previous = jax.lax.dynamic_slice_in_dim(rows.tokens, t - 1, 1, 1)
-        zero = jnp.zeros_like(previous)
-        hidden, cache, aux = forward(m, single, previous, (rows.start + t - 1)[:, None], zero, zero - 1, cache)
-        rows = rows.routed(t - 1, aux['choices'][:, 0]) if cfg.routes else rows
-        token, lp = drawn(hidden[:, 0], rows.keys, t)
-        return t + 1, cache, rows.record(cfg, t, token, lp)
+    def one(carry):
+        t, place, cache, rows = carry
+        return t + 1, place, *step(cfg, weights, cache, rows, t, t - 1)
 
-    carry, whole = (jnp.int32(1), cache, rows), None
+    carry, whole = (jnp.int32(1), jnp.arange(B), cache, rows), None
     with jax.named_scope('decode'):
         for after in (*smaller(B, cfg.buckets), 0):
-            carry = jax.lax.while_loop(lambda c, n=after: (c[0] < N) & ((~c[2].done).sum() > n), step, carry)
-            t, cache, rows = carry
-            whole = rows if whole is None else jax.tree.map(lambda a, b: a.at[rows.row].set(b), whole, rows)
+            carry = jax.lax.while_loop(lambda c, n=after: (c[0] < N) & ((~c[3].done).sum() > n), one, carry)
+            t, place, cache, rows = carry
+            whole = (
+                rows if whole is None else jax.tree.map(lambda a, b: a.at[place].set(b) if a.ndim else a, whole, rows)
+            )
             if after:
                 going = jnp.argsort(rows.done, stable=True)[:after]  # those that are not done, first
-                carry = t, caches.take(cache, going), jax.tree.map(lambda a: a[going], rows)
+                moved = jax.tree.map(lambda a: a[going] if a.ndim else a, rows)
+                carry = t, place[going], caches.take(cache, going), moved
 
     # Rows: prompt, response, padding, contiguous from 0.
     t = jnp.arange(P + N)

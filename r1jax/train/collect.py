@@ -11,7 +11,7 @@ Three passes, of which the first alone costs an accelerator's time:
 A stage that is run again because only its filters or another choice have changed takes over the samples that it had.
 
 Memory holds a call's samples, `BLOCK` prompts' samples, and the index of what was kept: nothing that grows with the samples. Draws
-depend on the seed, the prompt's id and the sample's number, and calls of the sampler are cut alike whatever `questions` is; so the
+depend on the seed, the prompt's id and the sample's number, and their last bits on nothing else that is sampled (`Sampler.fixed`); so the
 files' bytes depend on neither `questions` nor on where a run was killed. Grades that depend on the clock (a deadline that a busy machine
 misses) are counted as not graded.
 """
@@ -148,7 +148,9 @@ class Collecting:
             if done == len(problems):
                 return
             params = context.lineage().start(self.stage.name)
-            sampler = Sampler.create(self.stage.model, cfg.sample, cfg.samples, self.tokenizer, self.job.seed)
+            sampler = Sampler.create(
+                self.stage.model, cfg.sample, cfg.samples, self.tokenizer, self.job.seed, fixed=True
+            )
             before = None
             for start in range(done, len(problems), cfg.questions):
                 draw = self._draw(sampler, params, start)

@@ -1,0 +1,61 @@
+"""Slots over one rollout of continuous batching: how many there are, how many rows are in them, and how often one is taken again.
+
+    python benchmarks/slots.py --workload V --slots 40 [--out slots.html]      # TV: without SmolLM2
+
+Prints one JSON line, and with --out writes a figure. It counts tokens and measures no time, so it may share a machine.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+from grpo_step import ROWS, SLOTS, Step
+from workload import WORKLOADS, emit
+
+from r1jax.report.chart import Plot, Series, figure
+from r1jax.report.page import document
+
+
+def drawn(ran: list) -> str:
+    """The page of a rollout's chunks (`r1jax.sample.engine.Ran`)."""
+    steps = np.array([r.steps for r in ran])
+    x = np.repeat(np.cumsum(steps) - steps, 2) + np.tile([0, 1], len(ran)) * np.repeat(
+        steps, 2
+    )  # both ends of each chunk
+
+    def line(name, values):
+        return Series(name, x.astype(float), np.repeat(np.asarray(values, float), 2))
+
+    slots = [line('slots', [r.slots for r in ran]), line('rows in them', [r.tokens / max(r.steps, 1) for r in ran])]
+    refills = [line('slots taken again', np.cumsum([0, *(r.admitted for r in ran[1:])]))]
+    plots = (
+        Plot('Slots', ('slots', 'rows in them'), 'by decoding step'),
+        Plot('Refills', ('slots taken again',), 'so far'),
+    )
+    return document('Slots of a rollout', figure(plots[0], slots) + figure(plots[1], refills))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--workload', choices=('V', 'TV'), default='V')
+    parser.add_argument(
+        '--slots', type=int, default=0, help="rows decoded together (default: grpo_step.py's, or half of all rows)"
+    )
+    parser.add_argument('--buckets', type=int, default=5, help='sizes that slots shrink through when no row waits')
+    parser.add_argument('--out', help='the page to write')
+    a = parser.parse_args()
+    w = WORKLOADS[a.workload]
+    rows = w['questions'] * w['group']
+    step = Step(w, ROWS[a.workload], a.buckets, 'float32', slots=a.slots or SLOTS.get(a.workload, rows // 2))
+    if step.sampler.slots >= rows:
+        parser.error(f"--slots {a.slots} hold all {rows} rows at once: none would take another's place")
+    step.rollout()
+    ran = step.sampler.engine.ran
+    if a.out:
+        pathlib.Path(a.out).write_text(drawn(ran), encoding='utf-8')
+    busy = sum(r.tokens for r in ran) / sum(r.slots * r.steps for r in ran)
+    emit(workload=a.workload, **step.decoded(), busy=round(busy, 3), chunks=len(ran), steps=sum(r.steps for r in ran))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,316 @@
+"""Continuous batching: requests in, answers out as they finish, over a fixed number of slots.
+
+    engine = Engine(decode, slots=64, max_prompt=256)
+    engine.load(params)
+    answers = [engine.submit(Request(prompt, limit, key)) for …]
+    while not engine.idle:
+        for answer in engine.advance(): …
+
+A slot whose row is over takes the next request while the others go on. In order, each `advance`: wait for the chunk of tokens that the
+device is computing; take rows that are over out of their slots; compute the keys of waiting prompts, `prefill` tokens of them at a time
+and each prompt once for all requests that have it; copy them into free slots; start the next chunk; and only then look at what the last
+one brought, so that what the caller does with finished answers overlaps with the device.
+
+A chunk ends early when slots are free that a request waits for. When none waits, rows move together into fewer slots
+(`Decode.buckets` sizes in all), so that the tail of few long rows costs what few rows cost.
+
+Whatever is decided here follows from counts of tokens, never from a clock: the same requests in the same order take the same slots. With
+`buckets=1`, a request's answer has the same bits whatever else is asked, in any order; with more, the sizes that it passes decide
+its rounding.
+
+Prompts enter all but their last token, which a slot reads as it reads every token: its first draw comes out of the step that all draws
+come from.
+
+Axes: S slots, A prompts, P tokens of a prompt, C columns of a chunk, M layers with experts, k experts of a token.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from r1jax import sharding
+from r1jax.sample import programs
+from r1jax.sample.programs import Chunk, Table
+from r1jax.sample.prompts import Prompts
+from r1jax.sample.request import Answer, Block, Request
+from r1jax.sample.sampler import smaller
+from r1jax.sample.step import Decode
+
+
+class _Flight(NamedTuple):
+    """A chunk that the device is computing."""
+
+    out: Chunk
+    owner: list[Answer | None]  # of each slot
+    length: np.ndarray  # i32[S], before it
+    admitted: int
+
+
+class Ran(NamedTuple):
+    """A chunk that is over."""
+
+    slots: int
+    steps: int
+    tokens: int  # that rows kept; slots · steps were decoded
+    admitted: int  # rows that took a slot before it
+
+
+class Engine:
+    """Slots that requests take in turn. Not for several threads at once."""
+
+    def __init__(self, decode: Decode, slots: int, max_prompt: int, columns: int = 32, prefill: int = 512):
+        """`decode.max_tokens` and `max_prompt` say how long a slot is, their sum; a request may divide it otherwise.
+
+        columns: most tokens of a chunk; prefill: tokens of prompts that are computed together, about.
+        ValueError: slots that the devices cannot share evenly.
+        """
+        self.devices = sharding.size('data') * sharding.size('fsdp')
+        if slots % self.devices:
+            raise ValueError(f'{slots=} must be a multiple of the {self.devices} devices that rows are split over')
+        self.size, self.columns = max_prompt + decode.max_tokens, columns
+        self.sizes = [slots, *smaller(slots, decode.buckets)]
+        self.decode = dataclasses.replace(decode, max_tokens=0, buckets=1)  # what programs depend on
+        self.prompts = Prompts(self.decode, max_prompt, self.size, prefill, self.devices)
+        self.key_words = np.asarray(jax.random.key_data(jax.random.key(0))).size
+        self.weights: Any = None
+        self.like: programs.Shapes | None = None  # of prompts' keys; None until all is compiled
+        self.budget = 0
+        self.ran: list[Ran] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all requests, with what was computed of them."""
+        self.waiting: collections.deque[Answer] = collections.deque()
+        self.prompts.clear()
+        self.over: list[Answer] = []  # without having been in a slot, or cancelled
+        self.dropped: set[Answer] = set()  # in a slot, and not wanted any more
+        self.flight: _Flight | None = None
+        self._leave()
+
+    def _leave(self) -> None:
+        """Gives back the memory of the slots."""
+        self.layers: programs.Layers | None = None
+        self.owner: list[Answer | None] = []
+        self.table = Table.empty(0, self.key_words)
+
+    # --- what a caller does
+
+    def load(self, params: Any, budget: int = 0) -> None:
+        """Takes weights for the requests that follow, and how many tokens may be drawn with them (0: any number): once there are as many,
+        at most a token a slot more, what is unfinished is cancelled. ValueError: there are unfinished requests, which began with other
+        weights.
+        """
+        if not self.idle:
+            raise ValueError(f'{self.unfinished} requests are unfinished: other weights would go on with their text')
+        self.prompts.params, self.weights = params, programs.prepared(params, self.decode.model)
+        self.budget, self.ran = budget, []
+
+    def unload(self) -> None:
+        """Gives back the memory of the weights and of the slots."""
+        self.reset()
+        self.prompts.params = self.weights = None
+
+    def submit(self, request: Request) -> Answer:
+        """Puts a request behind those that wait. ValueError: it does not fit into a slot."""
+        size = len(request.prompt)
+        if not size:
+            raise ValueError('a prompt needs a token: begin a text with the end-of-text token')
+        if size + request.limit > self.size:
+            raise ValueError(
+                f'a prompt of {size} tokens and limit={request.limit} exceed a slot of {self.size} tokens: raise max_prompt or max_tokens'
+            )
+        answer = Answer(request, np.asarray(request.prompt, np.int32))
+        if request.limit < 1:
+            answer.why = 'limit'
+            self.over.append(answer)
+        else:
+            self.waiting.append(answer)
+            self.prompts.expect(answer)
+        return answer
+
+    def cancel(self, answer: Answer) -> None:
+        """Ends an unfinished request: a later `advance` returns it, with the tokens that it has then."""
+        if answer in self.owner:
+            self.dropped.add(answer)
+        elif answer in self.waiting:
+            self.waiting.remove(answer)
+            self.prompts.forget(answer)
+            answer.why = 'cancelled'
+            self.over.append(answer)
+
+    @property
+    def running(self) -> list[Answer]:
+        """Those that have a slot, with their tokens so far."""
+        return [answer for answer in self.owner if answer]
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    @property
+    def idle(self) -> bool:
+        """Whether `advance` has nothing to return any more."""
+        return not (self.unfinished or self.over)
+
+    def advance(self) -> list[Answer]:
+        """Waits for a chunk, starts the next, and returns the answers that are over. Raises ValueError without weights."""
+        if self.weights is None:
+            raise ValueError('the engine has no weights: load(params) first')
+        if self.flight is None:
+            self._start()
+        flight, ended = self.flight, []
+        if flight:
+            ended = self._wait(flight)
+            self._start()
+            self._write(flight)
+        out, self.over = [*self.over, *ended], []
+        return out
+
+    # --- after a chunk
+
+    def _wait(self, flight: _Flight) -> list[Answer]:
+        """Waits for a chunk, and frees the slots of rows that are over."""
+        out, t = flight.out, self.table
+        length, finished, done, tokens = map(np.array, (out.length, out.finished, out.done, out.tokens))
+        new = length - flight.length
+        t.last[:] = np.where(new > 0, tokens[np.arange(len(new)), new - 1], t.last)
+        t.length[:], t.done[:] = length, done
+        ended = []
+        for slot, answer in enumerate(flight.owner):
+            if answer and (done[slot] or answer in self.dropped):
+                answer.why = ('stop' if finished[slot] else 'limit') if done[slot] else 'cancelled'
+                self.dropped.discard(answer)
+                self.owner[slot], t.done[slot] = None, True
+                ended.append(answer)
+        self.ran.append(Ran(len(new), int(out.steps), int(new.sum()), flight.admitted))
+        return ended
+
+    def _write(self, flight: _Flight) -> None:
+        """Gives each answer its tokens of a chunk."""
+        parts = [np.asarray(a) for a in (flight.out.tokens, flight.out.logp)]
+        routes = None if flight.out.routes is None else np.asarray(flight.out.routes)
+        new = np.asarray(flight.out.length) - flight.length
+        for slot, answer in enumerate(flight.owner):
+            if answer and new[slot]:
+                answer._tokens.append(parts[0][slot, : new[slot]])
+                answer._logp.append(parts[1][slot, : new[slot]])
+                if routes is not None:
+                    answer._routes.append(routes[slot, : new[slot]])
+
+    # --- before a chunk
+
+    def _start(self) -> None:
+        """Fills slots and starts a chunk; gives the slots back where nothing is left to do."""
+        self.flight = None
+        if (left := self._left()) <= 0:
+            self._stop()
+        if not self.unfinished:
+            self._leave()
+            return
+        if not self.like:
+            self._compile()
+        self._fit()
+        admitted = self._refill()
+        S, rows = len(self.owner), len(self.running)
+        if self.waiting:
+            free = max(S // 32, 1)  # so many are worth a look of the host's
+        else:
+            free = S - max((n for n in self.sizes if n < rows), default=0)
+        before = self.table.length.copy()
+        steps = min(self.columns, -(-left // rows))
+        self.layers, out = self._chunk(self.layers, self.table, free, steps)
+        self.flight = _Flight(out, list(self.owner), before, admitted)
+
+    def _left(self) -> int:
+        """Tokens of the budget that are left."""
+        if not self.budget:
+            return self.columns * self.sizes[0]
+        return self.budget - sum(ran.tokens for ran in self.ran)
+
+    def _stop(self) -> None:
+        """Cancels all that is unfinished."""
+        unfinished = [*self.running, *self.waiting]
+        for answer in unfinished:
+            answer.why = 'cancelled'
+        self.over += unfinished
+        self.owner = [None] * len(self.owner)
+        self.waiting.clear()
+        self.dropped.clear()
+        self.prompts.clear()
+
+    def _chunk(self, layers, table, free, steps):
+        table = jax.tree.map(np.copy, table)  # the host goes on writing to it
+        i32 = np.int32
+        return programs.chunk(self.weights, layers, table, i32(free), i32(steps), self.decode, self.columns)
+
+    def _fit(self) -> None:
+        """As many slots as requests need, of the sizes that there are, moved to step by step: each step is compiled once."""
+        sizes, need = self.sizes[::-1], self.unfinished
+        size = next((n for n in sizes if n >= need), sizes[-1])
+        if self.layers is None:
+            self._resize(size, programs.empty(self.like, size, self.size))
+        while (now := len(self.owner)) != size:
+            at = sizes.index(now)
+            self._resize(sizes[at + 1 if now < size else at - 1])
+
+    def _resize(self, size: int, layers: programs.Layers | None = None) -> None:
+        """Other slots, in which those that run come first."""
+        slot = np.array([i for i, answer in enumerate(self.owner) if answer], np.int32)
+        source = np.zeros(size, np.int32)
+        source[: len(slot)] = slot
+        self.layers = layers if layers is not None else programs.resized(self.layers, source)
+        table, n = Table.empty(size, self.key_words), len(slot)
+        for field in dataclasses.fields(Table):
+            getattr(table, field.name)[:n] = getattr(self.table, field.name)[slot]
+        self.table, self.owner = table, [self.owner[i] for i in slot] + [None] * (size - n)
+
+    def _refill(self) -> int:
+        """Waiting requests take free slots, in their order; returns how many."""
+        free = [slot for slot, answer in enumerate(self.owner) if not answer]
+        count = 0
+        while free and self.waiting:
+            block = self.prompts.block(self.waiting[0], self.waiting, ahead=4 * self.sizes[0])
+            slots, rows = [], []
+            while free and self.waiting:
+                answer = self.waiting[0]
+                found = self.prompts.found(answer)
+                if found is None or found[0] is not block:
+                    break
+                self.waiting.popleft()
+                slots.append(free.pop(0))
+                rows.append(found[1])
+                self._take(slots[-1], answer, found)
+            padding = [0] * (len(self.owner) - len(slots))
+            slot, source = (np.array(a + padding, np.int32) for a in (slots, rows))
+            self.layers = programs.admit(self.layers, block.layers, slot, source, np.int32(len(slots)))
+            count += len(slots)
+        return count
+
+    def _take(self, slot: int, answer: Answer, found: tuple[Block, int]) -> None:
+        """A request takes a slot; `found`: its prompt's keys."""
+        r, t = answer.request, self.table
+        self.owner[slot] = answer
+        answer.passed = (found[0].routes, found[1]) if self.decode.routes else None
+        t.key[slot], t.start[slot], t.limit[slot] = r.key, len(answer.prompt), r.limit
+        t.temperature[slot], t.drawn[slot], t.last[slot] = r.temperature, r.drawn, answer.prompt[-1]
+        t.length[slot], t.done[slot] = 0, False
+        self.prompts.forget(answer)
+
+    def _compile(self) -> None:
+        """Runs every program once on nothing, so that none is compiled later; but for longer prompts than `max_prompt`, which are
+        responses that go on.
+        """
+        blocks = [self.prompts.compute([], length) for length in self.prompts.usual]
+        self.like = programs.shapes(blocks[0].layers)
+        layers, none = programs.empty(self.like, self.sizes[0], self.size), np.int32(0)
+        for size in self.sizes:
+            slot = np.zeros(size, np.int32)
+            layers = layers if size == self.sizes[0] else programs.resized(layers, slot)
+            for block in blocks:
+                layers = programs.admit(layers, block.layers, slot, slot, none)
+            layers, _ = self._chunk(layers, Table.empty(size, self.key_words), size, 0)

@@ -1,0 +1,71 @@
+"""What the engine is asked, and what it answers.
+
+Axes: P tokens of a prompt, n new tokens, M layers with experts, k experts of a token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from r1jax.sample import programs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be sampled."""
+
+    prompt: Sequence[int]  # at least a token; the ones drawn before, where a response goes on, at its end
+    limit: int  # most new tokens
+    key: np.ndarray  # u32[·], of `keys`: token i of the response draws with i folded in
+    temperature: float = 1.0  # 0 greedy
+    drawn: int = 0  # tokens at the prompt's end that were drawn before
+    tag: Any = None  # the caller's
+
+
+class Answer:
+    """What is known of a request: grows by each chunk, until `why` says how it ended."""
+
+    def __init__(self, request: Request, prompt: np.ndarray):
+        self.request, self.prompt = request, prompt
+        self.why = ''  # 'stop', 'limit' or 'cancelled'; '' while it waits or goes on
+        self.passed: tuple[jax.Array, int] | None = (
+            None  # routes of the block of its prompt and its row there, where asked for
+        )
+        self._tokens: list[np.ndarray] = []
+        self._logp: list[np.ndarray] = []
+        self._routes: list[np.ndarray] = []
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """i32[n], new tokens so far."""
+        return np.concatenate(self._tokens) if self._tokens else np.zeros(0, np.int32)
+
+    @property
+    def logp(self) -> np.ndarray:
+        """f32[n], nats, of the new tokens."""
+        return np.concatenate(self._logp) if self._logp else np.zeros(0, np.float32)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last token is a stop token."""
+        return self.why == 'stop'
+
+    @property
+    def routes(self) -> np.ndarray | None:
+        """i16[P+n−1,M,k], experts of each token that was read, the prompt's first; None where none were asked for."""
+        if self.passed is None:
+            return None
+        passed, row = self.passed
+        return np.concatenate([np.asarray(passed)[row, : len(self.prompt) - 1], *self._routes])
+
+
+class Block(NamedTuple):
+    """Prompts that were prefilled together: their keys, and the experts that their tokens passed."""
+
+    layers: programs.Layers
+    routes: jax.Array | None  # i16[A,P,M,k]

@@ -1,0 +1,109 @@
+"""One token a row: what the static batch (`r1jax.sample.sampler`) and the engine (`r1jax.sample.engine`) have in common.
+
+A token's draw folds (seed, rollout, question id, sample id, token index) into its key: a sample does not depend on its slot or its
+neighbours, but for rounding, which is that of the batch's size.
+
+Axes: b rows decoded together, N columns for new tokens, M layers with experts, k experts of a token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from r1jax import sharding
+from r1jax.config import ModelConfig
+from r1jax.nn import lora
+from r1jax.nn.layers import Columns, matmul
+from r1jax.nn.transformer import for_few_rows, forward, unembedding, unstack
+from r1jax.sample.draw import draw
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+    """What is fixed when the loop is compiled."""
+
+    model: ModelConfig
+    max_tokens: int  # the longest response
+    stop: tuple[int, ...]  # token ids that end a response
+    pad: int
+    top_p: float = 1.0
+    top_k: int = 0
+    buckets: int = 1  # batch sizes in all, the first included
+    routes: bool = False  # the rollout holds the experts that each token passed
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model made ready for decoding."""
+
+    layers: Any  # unstacked, of `for_few_rows`: the cache is then updated in place
+    head: Columns  # [V,D]
+
+    @classmethod
+    def of(cls, params: Any, model: ModelConfig) -> Weights:
+        head = unembedding(params)
+        head = Columns(sharding.constrain(head.astype(model.dtype), 'vocab', None), head.shape[::-1])
+        layers = unstack(params)
+        return cls(for_few_rows(lora.merged(layers) if lora.adapted(layers) else layers, model.dtype), head)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What belongs to a row; moves with it into a smaller batch."""
+
+    keys: jax.Array  # key[b]
+    start: jax.Array  # i32[b], tokens of the prompt
+    limit: jax.Array  # i32[b], most new tokens
+    temperature: jax.Array  # f32[] or f32[b], 0 greedy
+    drawn: jax.Array  # i32[b], tokens at the prompt's end that were drawn before, with the same key
+    last: jax.Array  # i32[b], the row's last token
+    length: jax.Array  # i32[b], new tokens so far
+    finished: jax.Array  # bool[b], the last is a stop token
+    done: jax.Array  # bool[b], finished or at its limit
+    tokens: jax.Array  # i32[b,N]
+    logp: jax.Array  # f32[b,N]
+    routes: jax.Array | None = None  # i16[b,N,M,k]
+
+    def draw(self, cfg: Decode, weights: Weights, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The next token of each row and its log-probability, given the hidden state [b,D] of its last."""
+        logits = matmul(hidden, weights.head, cfg.model.dtype)
+        keys = jax.vmap(jax.random.fold_in)(self.keys, self.drawn + self.length)
+        return draw(logits, keys, self.temperature, cfg.top_p, cfg.top_k)
+
+    def record(self, cfg: Decode, column: jax.Array, token: jax.Array, logp: jax.Array) -> Rows:
+        """With a token more, which stands in `column`; padding there in rows that are done."""
+        token, logp = jnp.where(self.done, cfg.pad, token), jnp.where(self.done, 0.0, logp)
+        finished = self.finished | (~self.done & jnp.isin(token, jnp.array(cfg.stop)))
+        length = self.length + ~self.done
+        return dataclasses.replace(
+            self,
+            last=token,
+            length=length,
+            finished=finished,
+            done=finished | (length >= self.limit),
+            tokens=self.tokens.at[:, column].set(token),
+            logp=self.logp.at[:, column].set(logp),
+        )
+
+    def routed(self, column: jax.Array, choices: jax.Array) -> Rows:
+        """With the experts [b,M,k] that the last token passed, on its way to the next."""
+        choices = jnp.where(self.done[:, None, None], -1, choices).astype(self.routes.dtype)
+        return dataclasses.replace(self, routes=self.routes.at[:, column].set(choices))
+
+
+def step(cfg: Decode, weights: Weights, cache, rows: Rows, column: jax.Array, read: jax.Array) -> tuple[Any, Rows]:
+    """Each row's last token through the model and its next one drawn: the cache (`r1jax.nn.cache.Cached`) with the one, `rows` with the
+    other in `column`; with `cfg.routes`, what the last passed in column `read`.
+    """
+    at = (rows.start + rows.length - 1)[:, None]
+    zero = jnp.zeros_like(at)
+    hidden, cache, aux = forward(cfg.model, weights.layers, rows.last[:, None], at, zero, zero - 1, cache)
+    if cfg.routes:
+        rows = rows.routed(read, aux['choices'][:, 0])
+    return cache, rows.record(cfg, column, *rows.draw(cfg, weights, hidden[:, 0]))
