@@ -18,13 +18,11 @@ from r1jax.report.page import document
 
 def drawn(ran: list) -> str:
     """The page of a rollout's chunks (`r1jax.sample.engine.Ran`)."""
-    steps = np.array([r.steps for r in ran])
-    x = np.repeat(np.cumsum(steps) - steps, 2) + np.tile([0, 1], len(ran)) * np.repeat(
-        steps, 2
-    )  # both ends of each chunk
+    ends = np.cumsum([0, *(r.steps for r in ran)])
+    x = np.stack([ends[:-1], ends[1:]], 1).reshape(-1).astype(float)  # both ends of each chunk
 
     def line(name, values):
-        return Series(name, x.astype(float), np.repeat(np.asarray(values, float), 2))
+        return Series(name, x, np.repeat(np.asarray(values, float), 2), exact=True)
 
     slots = [line('slots', [r.slots for r in ran]), line('rows in them', [r.tokens / max(r.steps, 1) for r in ran])]
     refills = [line('slots taken again', np.cumsum([0, *(r.admitted for r in ran[1:])]))]

@@ -1,7 +1,8 @@
 """What a recipe's stages would hold and compute, described: no array is made, and no device is asked for.
 
     training(recipe, stage)     train state before and after an update, its metrics
-    sampling(recipe, stage)     what the policy's sampler gives
+    sampling(recipe, stage)     what the policy's sampler gives where rows are one batch
+    in_slots(recipe, stage)     and where they take slots in turn
 
 trace what a stage would compile, at its sizes and on a mesh of as many devices as the recipe wants, of which none needs to be there. So a
 recipe of 671 billion parameters is checked on a laptop. They find what does not fit together; XLA compiles nothing.
@@ -24,7 +25,9 @@ from r1jax.checks import model_of
 from r1jax.config import REWARD_MODELS, Distil, MeshConfig, ModelConfig, OnPolicy, Recipe, RowConfig, Stage
 from r1jax.nn import lora
 from r1jax.presets import PRESETS
-from r1jax.sample.sampler import Decode, Prompts, sample, sample_keys
+from r1jax.sample import programs
+from r1jax.sample.sampler import Prompts, sample, sample_keys
+from r1jax.sample.step import Decode
 from r1jax.train import optim
 from r1jax.train import step as compiled
 from r1jax.train.phases import longest
@@ -95,20 +98,43 @@ def _training(cfg, teacher, mesh, loss, optimizer, rows, items, on_policy, adapt
 
 
 def sampling(recipe: Recipe, stage: Stage) -> Rollout:
-    """Traces the call that draws the responses of a stage that samples, at its longest."""
+    """Traces the call that draws the responses of a stage that samples, at its longest, where all rows fit into the slots."""
     cfg, mesh, source = model(recipe, stage), mesh_of(recipe.mesh), stage.source
-    drawn, rows = source.sample, source.sample.slots
+    drawn, rows, decode = source.sample, source.sample.slots, _decode(recipe, stage)
     ids = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     questions = (rows // source.samples,)
     prompts = Prompts(ids((*questions, drawn.max_prompt)), ids(questions), ids(questions))
-    new = longest(stage) if isinstance(source, OnPolicy) else drawn.max_tokens
-    routes = isinstance(source, OnPolicy) and cfg.replays
-    decode = Decode(cfg, new, (0,), 0, drawn.top_p, drawn.top_k, drawn.buckets, routes)
     with jax.sharding.use_abstract_mesh(mesh):
         keys = jax.eval_shape(lambda: sample_keys(0, 0, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.int32)))
         params = compiled.described_params(cfg, mesh)
         drawing = functools.partial(sample, cfg=decode)
         return jax.eval_shape(drawing, params, prompts, keys, ids((rows,)), temperature=number(np.float32))
+
+
+def in_slots(recipe: Recipe, stage: Stage) -> programs.Chunk:
+    """Traces the engine's programs for a stage that samples: prompts in, into slots, a chunk of tokens."""
+    cfg, mesh, decode, drawn = model(recipe, stage), mesh_of(recipe.mesh), _decode(recipe, stage), stage.source.sample
+    ids, count = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32), number(np.int32)
+    rows, prompts = (drawn.slots,), (recipe.mesh.data * recipe.mesh.fsdp,)
+    with jax.sharding.use_abstract_mesh(mesh):
+        params = compiled.described_params(cfg, mesh)
+        weights = jax.eval_shape(functools.partial(programs.prepared, model=cfg), params)
+        prefill = functools.partial(programs.prefill, cfg=decode)
+        block, _ = jax.eval_shape(prefill, params, ids((*prompts, drawn.max_prompt)), ids(prompts))
+        size = drawn.max_prompt + decode.max_tokens
+        empty = jax.eval_shape(lambda: programs.empty(programs.shapes(block), drawn.slots, size))
+        filled = jax.eval_shape(programs.admit, empty, block, ids(rows), ids(rows), count)
+        chunk = functools.partial(programs.chunk, cfg=decode, columns=32)
+        after, out = jax.eval_shape(chunk, weights, filled, programs.Table.empty(drawn.slots, 2), count, count)
+    assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, empty)
+    return out
+
+
+def _decode(recipe: Recipe, stage: Stage) -> Decode:
+    cfg, source, drawn = model(recipe, stage), stage.source, stage.source.sample
+    new = longest(stage) if isinstance(source, OnPolicy) else drawn.max_tokens
+    routes = isinstance(source, OnPolicy) and cfg.replays
+    return Decode(cfg, new, (0,), 0, drawn.top_p, drawn.top_k, drawn.buckets, routes)
 
 
 def _batch(cfg: ModelConfig, mesh: AbstractMesh, rows: RowConfig, items: int, on_policy: bool) -> Batch:

@@ -1,7 +1,10 @@
 """The benchmarks measure what they say: the floor's arithmetic, and a step that samples the lengths that were asked for."""
 
 import dataclasses
+import html
+import json
 import pathlib
+import re
 import sys
 
 import jax
@@ -12,12 +15,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
 import grpo_step
 import hlo
+import slots
 import tpu_compile
 import workload
 from tiny import MODEL
 
 from r1jax import sharding
 from r1jax.config import MeshConfig
+from r1jax.sample.engine import Ran
 
 
 def test_the_floor_is_the_least_work():
@@ -38,6 +43,21 @@ def test_the_floor_is_the_least_work():
 def test_lengths_are_those_of_the_workload(name, mean):
     lens = workload.lengths(workload.WORKLOADS[name])
     assert sum(lens) / len(lens) == pytest.approx(mean, abs=0.01)
+
+
+def test_mixed_requests_have_every_length_of_prompt_and_the_tail_of_v():
+    sizes = workload.mixed()
+    prompts, new = zip(*sizes, strict=True)
+    assert len(sizes) == 256 and (min(prompts), max(prompts)) == (8, 128) and (min(new), max(new)) == (8, 256)
+    assert sum(new) / 256 == pytest.approx(90, abs=1) and prompts != tuple(sorted(prompts))
+
+
+def test_the_figure_of_slots_shows_how_many_there_are_and_how_often_one_is_taken_again():
+    page = slots.drawn([Ran(slots=4, steps=3, tokens=12, admitted=4), Ran(4, 2, 7, 1), Ran(2, 5, 6, 0)])
+    first, second = (json.loads(html.unescape(each))['lines'] for each in re.findall('data-chart="([^"]*)"', page))
+    assert [line['name'] for line in first] == ['slots', 'rows in them']
+    assert first[0]['x'] == [0, 3, 3, 5, 5, 10] and first[0]['y'] == [4, 4, 4, 4, 2, 2]  # both ends of each chunk
+    assert first[1]['y'] == [4, 4, 3.5, 3.5, 1.2, 1.2] and second[0]['y'] == [0, 0, 1, 1, 1, 1]
 
 
 def test_a_step_samples_the_given_lengths_and_its_logprobs_are_the_full_pass_s():

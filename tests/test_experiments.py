@@ -105,4 +105,5 @@ def test_the_sampler_of_a_real_recipe_traces(path):
             rollout, drawn = shapes.sampling(recipe, stage), stage.source.sample
             longest = max(drawn.max_tokens, *(phase.max_tokens or 0 for phase in stage.phases), 0)
             assert rollout.tokens.shape == (drawn.slots, drawn.max_prompt + longest)
+            assert shapes.in_slots(recipe, stage).tokens.shape == (drawn.slots, 32)
             assert (rollout.routes is not None) == (recipe.model.replays and isinstance(stage.source, OnPolicy))
