@@ -22,7 +22,7 @@ from r1jax.config import GRPO, Distil, MeshConfig, OptimConfig
 from r1jax.nn import lora
 from r1jax.nn.layers import matmul
 from r1jax.rl.batch import pack
-from r1jax.sample import Decode, Prompts, sample, sample_keys
+from r1jax.sample import Decode, Prompts, programs, sample, sample_keys
 from r1jax.train import optim
 from r1jax.train import step as compiled
 
@@ -166,7 +166,23 @@ def plain_dot():
     return jax.jit(functools.partial(jnp.dot, preferred_element_type=jnp.float32)).lower(a, a).compile()
 
 
-@pytest.mark.parametrize('what', ['update', 'sample'])
+def engine_s(cfg, params):
+    """The program that decodes in slots."""
+    table = programs.Table(
+        key=jax.ShapeDtypeStruct((4, 2), jnp.uint32),
+        temperature=jax.ShapeDtypeStruct((4,), jnp.float32),
+        done=jax.ShapeDtypeStruct((4,), bool),
+        **{n: jax.ShapeDtypeStruct((4,), jnp.int32) for n in ('start', 'limit', 'drawn', 'last', 'length')},
+    )
+    weights = jax.eval_shape(lambda p: programs.prepared(p, cfg), params)
+    entry = jax.ShapeDtypeStruct((1, cfg.kv_heads, cfg.head_dim, 8), cfg.dtype)
+    kv = entry, jax.ShapeDtypeStruct((1, cfg.kv_heads, 8, cfg.head_dim), cfg.dtype)
+    layers = programs.empty.eval_shape((kv,) * cfg.layers, 4, 16)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    return programs.chunk.lower(weights, layers, table, count, count, Decode(cfg, 8, (1,), 0), 8).compile()
+
+
+@pytest.mark.parametrize('what', ['update', 'sample', 'engine'])
 def test_no_product_is_widened_where_the_compiler_has_narrow_ones(what):
     if next(operand_types(plain_dot()))[0] != ('bf16', 'bf16'):
         pytest.skip('XLA widens every bfloat16 product on this platform (CPUs before jax 0.12)')
@@ -179,6 +195,8 @@ def test_no_product_is_widened_where_the_compiler_has_narrow_ones(what):
             return compiled.gradients(cfg, GRPO(beta=0.05), params, batch, np.int32(count), 1.0, False)
 
         program = jax.jit(step).lower(params).compile()
+    elif what == 'engine':
+        program = engine_s(cfg, params)
     else:
         prompts = Prompts(jnp.zeros((2, 6), jnp.int32), jnp.full(2, 4), jnp.arange(2))
         keys = sample_keys(0, 0, jnp.repeat(jnp.arange(2), 2), jnp.tile(jnp.arange(2), 2))
