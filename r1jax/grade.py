@@ -20,7 +20,8 @@ from r1jax.data.datasets import field
 from r1jax.data.rows import json_lines
 from r1jax.rewards import accuracy
 from r1jax.rewards.combine import marked
-from r1jax.rewards.pool import Grade, Pool
+from r1jax.rewards.pool import Pool
+from r1jax.rewards.queue import Grade
 from r1jax.settings import BadInput, nearest
 from r1jax.types import Problem, Response
 

@@ -16,7 +16,7 @@ import faults
 from r1jax.config import GradingConfig, OnPolicy, Part, Phase, Recipe
 from r1jax.data.tiny import TinySums
 from r1jax.rewards import combine
-from r1jax.rewards.pool import ERRORS
+from r1jax.rewards.queue import ERRORS
 from r1jax.settings import BadInput
 from r1jax.train import loop, source, stage
 from r1jax.train.log import read
@@ -135,7 +135,7 @@ def test_graders_work_while_the_reference_passes(tmp_path, monkeypatch):
     def noted(name, function):
         return lambda *args: events.append(name) or function(*args)
 
-    monkeypatch.setattr(source, 'begin', noted('begin', source.begin))
+    monkeypatch.setattr(combine.Scoring, 'add', noted('begin', combine.Scoring.add))
     monkeypatch.setattr(combine.Scoring, 'result', noted('result', combine.Scoring.result))
     monkeypatch.setattr(loop.Training, 'logprobs', noted('pass', loop.Training.logprobs))
     run(tmp_path / 'plain', Part('length', graders.length, deadline=30.0))

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from r1jax.config import Eval
+from r1jax.evals.graded import Asker
 from r1jax.evals.metrics import summarise
 from r1jax.rewards import reflection
-from r1jax.rewards.combine import Scores, begin, marked
+from r1jax.rewards.combine import Scores, marked
 from r1jax.rewards.pool import Pool
-from r1jax.sample import Sampler, responses
+from r1jax.sample import Sampler
 from r1jax.types import Problem, Response
 
 
@@ -36,10 +37,9 @@ class Measure:
     def __call__(self, params, temperature: float, limit: int) -> tuple[dict, list[dict]]:
         """The EVAL object of summary.json, and a record for samples.jsonl a response. `limit` tokens a response at most."""
         cfg, S = self.cfg, self.cfg.samples
-        rollout = self.sampler(params, [p.id for p in self.problems], self.prompts, 0, limit, temperature)
-        answers = responses(rollout, self.tokenizer)
-        problems = [p for p in self.problems for _ in range(S)]
-        scores = begin(problems, answers, cfg.rewards, self.pool).result()
+        ask = Asker(self.sampler, self.tokenizer, self.pool)
+        graded = ask(params, self.problems, self.prompts, cfg.rewards, 0, limit, temperature)
+        problems, answers, scores = graded.problems, graded.answers, graded.result()
         parts, valid = scores.parts, scores.valid
         shape = (len(self.problems), S)
         rated = 'accuracy' in parts

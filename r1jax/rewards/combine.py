@@ -4,7 +4,8 @@ Rewards are plain functions `(problem, response) -> float`, or objects that grad
 process could not grade: its sample is marked invalid, which the caller counts and takes out of the group, because a silent zero would
 teach the model that a good answer was wrong.
 
-`begin` has worker processes grade the parts with a deadline and returns at once; `result` grades the others and waits. `score` is both.
+`Scoring` takes responses as they come: worker processes grade the parts with a deadline, plain functions are called at once, and what
+grades batches is asked when all are there, by `result`, which waits for the rest. `begin` and `score` are for those that are all there.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 
 import numpy as np
 
 from r1jax.config import Part
-from r1jax.rewards.pool import Grade, Pool
+from r1jax.rewards.pool import Pool
+from r1jax.rewards.queue import Grade, Job
 from r1jax.types import Problem, Response
 
 _log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Scores:
     reward: np.ndarray  # f32[B], Σ weight · part over the parts that apply; 0 where not valid
     parts: dict[str, np.ndarray]  # name -> f32[B], unweighted; NaN where that part does not apply or could not grade
     valid: np.ndarray  # bool[B], every part that applies gave a finite number
-    outcome: list[str]  # B, 'graded', or what became of the first part that could not grade (`pool.ERRORS`)
+    outcome: list[str]  # B, 'graded', or what became of the first part that could not grade (`queue.ERRORS`)
 
     @property
     def errors(self) -> Mapping[str, int]:
@@ -41,53 +42,89 @@ class Scores:
 
 
 class Scoring:
-    """Responses on their way to their `Scores`; made by `begin`."""
+    """Responses on their way to their `Scores`, which may come one after the other.
 
-    def __init__(self, problems: Sequence[Problem], responses: Sequence[Response], parts: Sequence[Part], pool: Pool):
-        if len(problems) != len(responses):
-            raise ValueError(f'{len(problems)} problems for {len(responses)} responses: give one problem a response')
+    Raises:
+      ValueError: two parts have one name.
+    """
+
+    def __init__(self, parts: Sequence[Part], pool: Pool):
         if len({part.name for part in parts}) != len(parts):
             raise ValueError(f'reward parts need names of their own, not {[part.name for part in parts]}')
-        self.parts, self.items = parts, list(zip(problems, responses, strict=True))
-        self.rows = {part.name: [i for i, p in enumerate(problems) if applies(part, p)] for part in parts}
-        if nothing := set(range(len(problems))).difference(*self.rows.values()) if parts else ():
-            problem = problems[min(nothing)]
-            raise ValueError(f'no reward part applies to problem {problem.id}, of kind {problem.kind!r}')
-        self.later: dict[str, Future[list[Grade]]] = {
-            part.name: pool.submit(part.fn, self._of(part), part.deadline) for part in parts if part.deadline
-        }
+        self.parts, self.pool = parts, pool
+        self.items: list[tuple[Problem, Response]] = []
+        self.rows: dict[str, list[int]] = {part.name: [] for part in parts}  # items that it applies to
+        self.later: dict[str, Job] = {part.name: pool.open(part.fn, part.deadline) for part in parts if part.deadline}
+        self.now: dict[str, list[Grade]] = {part.name: [] for part in parts if not part.deadline}
 
-    def result(self) -> Scores:
-        """Grades what no worker does, and waits for the rest.
+    def add(self, problems: Sequence[Problem], responses: Sequence[Response]) -> None:
+        """The next responses, with the problem of each.
 
         Raises:
-          ImportError: a part needs a package that is not installed, which no sample is to blame for; likewise whatever a part that
-        grades batches raises.
+          ValueError: no part applies to a problem.
+          ImportError: a part needs a package that is not installed, which no sample is to blame for.
+        """
+        for problem in problems:
+            if self.parts and not any(applies(part, problem) for part in self.parts):
+                raise ValueError(f'no reward part applies to problem {problem.id}, of kind {problem.kind!r}')
+        first = len(self.items)
+        self.items += zip(problems, responses, strict=True)
+        for part in self.parts:
+            rows = [i for i in range(first, len(self.items)) if applies(part, self.items[i][0])]
+            self.rows[part.name] += rows
+            items = [self.items[i] for i in rows]
+            if part.deadline:
+                self.pool.add(self.later[part.name], items)
+            elif not _whole(part):
+                self.now[part.name] += _inline(part.fn, items)
+
+    def result(self, order: Sequence[int] | None = None) -> Scores:
+        """Grades what is graded in batches, and waits for the rest.
+
+        Args:
+          order: of each of the B responses, when it came; None: as they came.
+
+        Raises:
+          ImportError: as `add`; likewise whatever a part that grades batches raises.
         """
         B = len(self.items)
+        order = range(B) if order is None else order
         graded, outcome = {}, ['graded'] * B
         valid, reward = np.ones(B, bool), np.zeros(B, np.float32)
-        now = {part.name: _inline(part.fn, self._of(part)) for part in self.parts if not part.deadline}
+        waited = {name: self.pool.end(job) for name, job in self.later.items()}
+        rows = {p.name: [b for b, i in enumerate(order) if applies(p, self.items[i][0])] for p in self.parts}
+        whole = {
+            part.name: _inline(part.fn, [self.items[order[b]] for b in rows[part.name]])
+            for part in self.parts
+            if _whole(part)
+        }
         for part in self.parts:
-            grades = now[part.name] if part.name in now else self.later[part.name].result()
+            name, mine = part.name, rows[part.name]
+            if name in whole:
+                grades = whole[name]
+            else:
+                came = waited[name].result() if name in waited else self.now[name]
+                of = dict(zip(self.rows[name], came, strict=True))
+                grades = [of[order[b]] for b in mine]
             values = np.full(B, np.nan, np.float32)
-            values[self.rows[part.name]] = [grade.value for grade in grades]
-            for i, grade in zip(self.rows[part.name], grades, strict=True):
-                if not math.isfinite(values[i]):  # finite as a float64 is not enough
-                    valid[i] = False
-                    outcome[i] = outcome[i] if outcome[i] != 'graded' else _error(grade)
-            _warn(part.name, grades)
+            values[mine] = [grade.value for grade in grades]
+            for b, grade in zip(mine, grades, strict=True):
+                if not math.isfinite(values[b]):  # finite as a float64 is not enough
+                    valid[b] = False
+                    outcome[b] = outcome[b] if outcome[b] != 'graded' else _error(grade)
+            _warn(name, grades)
             reward += np.float32(part.weight) * np.where(np.isfinite(values), values, np.float32(0))
-            graded[part.name] = values
+            graded[name] = values
         return Scores(np.where(valid, reward, np.float32(0)), graded, valid, outcome)
-
-    def _of(self, part: Part) -> list[tuple[Problem, Response]]:
-        return [self.items[i] for i in self.rows[part.name]]
 
 
 def begin(problems: Sequence[Problem], responses: Sequence[Response], parts: Sequence[Part], pool: Pool) -> Scoring:
     """Starts to grade responses; see `score`."""
-    return Scoring(problems, responses, parts, pool)
+    if len(problems) != len(responses):
+        raise ValueError(f'{len(problems)} problems for {len(responses)} responses: give one problem a response')
+    scoring = Scoring(parts, pool)
+    scoring.add(problems, responses)
+    return scoring
 
 
 def score(
@@ -157,6 +194,11 @@ class Check:
     def __call__(self, problem: Problem, response: Response) -> tuple[float, str]:
         why = self.fn.check(problem)
         return float(why is None), why or ''
+
+
+def _whole(part: Part) -> bool:
+    """Whether a part grades all responses at once, when they are there."""
+    return not part.deadline and hasattr(part.fn, 'many')
 
 
 def _inline(fn: Callable, items: Sequence[tuple[Problem, Response]]) -> list[Grade]:

@@ -5,6 +5,8 @@
         …                                        # the accelerator goes on
         grades = later.result()                  # a Grade an item, in the items' order
 
+Items may also come one after the other: `open` a job, `add` what is there to it, and `end` it for the future.
+
 Workers are started anew (no fork: jax has threads), import no jax, and are kept warm. A call that runs past its deadline, kills its
 process or makes it grow beyond `memory` gets that as its outcome; its worker is killed with all that it started, and replaced. An item
 is answered exactly once: one that a lost worker had not begun goes to the next. What a call gives does not depend on how many workers
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import dataclasses
 import math
 import os
 import pickle
@@ -29,68 +30,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, Literal
+from typing import Any
 
 from r1jax.rewards.process import PATIENCE, Lost, Worker, resident
+from r1jax.rewards.queue import Function, Grade, Item, Job, Queue
 from r1jax.rewards.worker import END, GRADE, START, frame
 from r1jax.types import Problem, Response
 
-Outcome = Literal['graded', 'timeout', 'died', 'memory', 'raised']
-ERRORS: tuple[Outcome, ...] = ('timeout', 'died', 'memory', 'raised')  # outcomes of what could not be graded
-
 # times in a row that starting a worker, loading a function or beginning a call may fail before it is given up
 ATTEMPTS = 10
-CHUNK = 0.02  # seconds of calls that a worker is given at once, by what they took of late
-LARGEST = 32  # calls a chunk
 TICK = 0.05  # seconds between looks at the workers' memory
-
-
-@dataclasses.dataclass(frozen=True)
-class Grade:
-    """What became of one call."""
-
-    value: float  # NaN unless graded
-    outcome: Outcome
-    detail: str = ''  # the grader's explanation, or what went wrong
-
-
-@dataclasses.dataclass(eq=False)
-class _Job:
-    """The items of one `submit`."""
-
-    function: _Function
-    items: Sequence[tuple[Problem, Response]]
-    deadline: float
-    future: Future[list[Grade]]
-    grades: list[Grade | None]
-    left: int
-
-    def settle(self, i: int, grade: Grade) -> None:
-        assert self.grades[i] is None, f'item {i} was graded twice'
-        self.grades[i] = grade
-        self.left -= 1
-        if not self.left and not self.future.done():
-            self.future.set_result(self.grades)
-
-
-@dataclasses.dataclass(eq=False)
-class _Function:
-    """A reward function as it travels."""
-
-    number: int
-    name: str
-    data: bytes
-    seconds: float = 0.0  # of its last calls, a running mean; 0: not called yet
-    attempts: int = 0  # to load it that cost a worker, in a row
-    trouble: str = ''  # what happened at the last of them
-    ready: Future[None] = dataclasses.field(default_factory=Future)  # whether the first worker could load it
-
-
-@dataclasses.dataclass(eq=False)
-class _Item:
-    job: _Job
-    index: int
-    attempts: int = 0  # to begin it
 
 
 class Pool:
@@ -106,8 +55,8 @@ class Pool:
             os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count() or 1)
         )
         self.memory = memory
-        self._functions: dict[bytes, _Function] = {}
-        self._expected: list[_Function] = []  # that every worker loads as it starts
+        self._functions: dict[bytes, Function] = {}
+        self._expected: list[Function] = []  # that every worker loads as it starts
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -133,13 +82,28 @@ class Pool:
           ValueError: `fn` has no name to find it by.
           RuntimeError: the pool is closed.
         """
+        job = self.open(fn, deadline)
+        self.add(job, items)
+        return self.end(job)
+
+    def open(self, fn: Callable, deadline: float) -> Job:
+        """A job whose items are still to come; arguments and errors as `submit`'s."""
         if not 0 < deadline < math.inf:
             raise ValueError(f'{deadline=} must be a positive number of seconds')
-        function = self._function(fn)
-        job = _Job(function, items, deadline, Future(), [None] * len(items), len(items))
+        job = Job(self._function(fn), deadline)
         job.future.set_running_or_notify_cancel()
+        return job
+
+    def add(self, job: Job, items: Sequence[tuple[Problem, Response]]) -> None:
+        """Has a job's next items graded, beside what goes on."""
         if items:
-            self._call(self._accept, job)
+            job.begun = True
+            self._call(self._accept, job, items)
+
+    def end(self, job: Job) -> Future[list[Grade]]:
+        """No item will come any more. Returns `submit`'s future, of the items in the order in which they came."""
+        if job.begun:
+            self._call(job.end)
         else:
             job.future.set_result([])
         return job.future
@@ -168,7 +132,7 @@ class Pool:
 
     # --- from the caller's thread
 
-    def _function(self, fn: Callable) -> _Function:
+    def _function(self, fn: Callable) -> Function:
         name = getattr(fn, '__qualname__', type(fn).__qualname__)
         try:
             data = pickle.dumps(fn)
@@ -178,7 +142,7 @@ class Pool:
                 'with __call__, or grade it inline with deadline=0'
             ) from error
         with self._lock:
-            return self._functions.setdefault(data, _Function(len(self._functions), name, data))
+            return self._functions.setdefault(data, Function(len(self._functions), name, data))
 
     def _call(self, act: Callable, *args) -> None:
         with self._lock:
@@ -197,8 +161,7 @@ class Pool:
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
-        self._queue: collections.deque[_Item] = collections.deque()
-        self._jobs: set[_Job] = set()
+        self._queue = Queue(self.workers)
         self._there = asyncio.Event()  # something is in the queue
         self._busy: set[Worker] = set()
         self._failures = 0  # to start a worker, in a row
@@ -215,11 +178,10 @@ class Pool:
                 _fail(future, CancelledError())
 
     def _waited_for(self) -> list[Future]:
-        return [job.future for job in self._jobs] + [function.ready for function in self._expected]
+        return [job.future for job in self._queue.jobs] + [function.ready for function in self._expected]
 
-    def _accept(self, job: _Job) -> None:
-        self._jobs = {each for each in self._jobs if not each.future.done()} | {job}
-        self._queue.extend(_Item(job, i) for i in range(len(job.items)))
+    def _accept(self, job: Job, items: Sequence[tuple[Problem, Response]]) -> None:
+        self._queue.add(job, items)
         self._there.set()
 
     async def _watch(self) -> None:
@@ -242,7 +204,7 @@ class Pool:
                     except (ImportError, ValueError, RuntimeError) as error:
                         _fail(function.ready, error)
                 while True:
-                    while not (chunk := self._take()):
+                    while not (chunk := self._queue.take()):
                         self._there.clear()
                         await self._there.wait()
                     await self._grade(worker, chunk)
@@ -264,7 +226,7 @@ class Pool:
                 _fail(future, reason)
         await asyncio.sleep(0.02 * self._failures)
 
-    async def _load(self, worker: Worker, function: _Function) -> None:
+    async def _load(self, worker: Worker, function: Function) -> None:
         """Raises what `Worker.load` does, and RuntimeError for a function that workers do not survive."""
         if function.attempts >= ATTEMPTS:
             raise RuntimeError(f'{function.name} cannot be loaded in a grading process: {function.trouble}')
@@ -277,20 +239,7 @@ class Pool:
         if not function.ready.done():
             function.ready.set_result(None)
 
-    def _take(self) -> collections.deque[_Item]:
-        """The next calls for a worker, all of one job: about CHUNK seconds, but not what keeps another worker idle."""
-        queue, chunk = self._queue, collections.deque()
-        while queue and queue[0].job.future.done():  # it failed
-            queue.popleft()
-        if queue:
-            job, fair = queue[0].job, math.ceil(len(queue) / (2 * self.workers))
-            usual = int(CHUNK / job.function.seconds) if job.function.seconds else 1
-            size = max(1, min(LARGEST, fair, usual))
-            while queue and len(chunk) < size and queue[0].job is job:
-                chunk.append(queue.popleft())
-        return chunk
-
-    async def _grade(self, worker: Worker, chunk: collections.deque[_Item]) -> None:
+    async def _grade(self, worker: Worker, chunk: collections.deque[Item]) -> None:
         """Has a worker grade a chunk; where it is lost, what it had not begun goes back into the queue."""
         job, number = chunk[0].job, chunk[0].job.function.number
         self._busy.add(worker)
@@ -309,10 +258,10 @@ class Pool:
             raise Lost('died', 'its job failed') from error
         finally:
             self._busy.discard(worker)
-            self._queue.extendleft(reversed(chunk))
+            job.waiting.extendleft(reversed(chunk))
             self._there.set()
 
-    async def _answer(self, worker: Worker, job: _Job, chunk: collections.deque[_Item]) -> None:
+    async def _answer(self, worker: Worker, job: Job, chunk: collections.deque[Item]) -> None:
         """Settles the first of the chunk and takes it out, or raises what became of the worker."""
         item, what = chunk[0], (job.function.number, chunk[0].index)
         item.attempts += 1

@@ -98,8 +98,15 @@ class Sampler:
         The draws of a row depend on (seed, rollout, question id, sample id, token index) alone. A question that occurs twice gets
         further sample ids, not the same samples again.
         """
+        out = self.blank(question)
+        for row in self.stream(params, question, prompts, rollout, limit, temperature):
+            put(out, row, prompts[row.index // self.samples])
+        return out
+
+    def blank(self, question: Sequence[int]) -> Rollout:
+        """A Rollout of these questions' rows, none of which is there yet: see `put`."""
         B, T = len(question) * self.samples, self.max_prompt + self.decode.max_tokens
-        out = Rollout(
+        return Rollout(
             tokens=np.full((B, T), self.decode.pad, np.int32),
             sampled=np.zeros((B, T), bool),
             logp=np.zeros((B, T), np.float32),
@@ -109,15 +116,6 @@ class Sampler:
             version=np.int32(0),
             routes=np.full((B, T, *self._routes()), -1, np.int16) if self.decode.routes else None,
         )
-        for row in self.stream(params, question, prompts, rollout, limit, temperature):
-            b, prompt = row.index, prompts[row.index // self.samples]
-            start, end = len(prompt), len(prompt) + len(row.tokens)
-            out.tokens[b, :start], out.tokens[b, start:end] = prompt, row.tokens
-            out.sampled[b, start:end], out.logp[b, start:end] = True, row.logp
-            out.finished[b] = row.finished
-            if row.routes is not None:
-                out.routes[b, : len(row.routes)] = row.routes
-        return out
 
     def stream(
         self,
@@ -195,10 +193,22 @@ class Sampler:
             engine.unload()
 
 
+def put(out: Rollout, row: Row, prompt: Sequence[int]) -> None:
+    """Writes a row into its place of a rollout of NumPy arrays, behind its prompt."""
+    b, start, end = row.index, len(prompt), len(prompt) + len(row.tokens)
+    out.tokens[b, :start], out.tokens[b, start:end] = prompt, row.tokens
+    out.sampled[b, start:end], out.logp[b, start:end] = True, row.logp
+    out.finished[b] = row.finished
+    if row.routes is not None:
+        out.routes[b, : len(row.routes)] = row.routes
+
+
+def response(tokens: np.ndarray, finished: bool, tokenizer) -> Response:
+    """Tokens i32[n] decoded, an end token dropped from the text and counted in the length."""
+    return Response(tokenizer.decode(tokens[: len(tokens) - bool(finished)].tolist()), len(tokens), bool(finished))
+
+
 def responses(rollout: Rollout, tokenizer) -> list[Response]:
-    """The decoded responses of a host rollout, end tokens dropped from the text and counted in the length."""
-    out = []
-    for row, on, finished in zip(rollout.tokens, rollout.sampled, rollout.finished, strict=True):
-        ids = row[on]
-        out.append(Response(tokenizer.decode(ids[: len(ids) - bool(finished)].tolist()), len(ids), bool(finished)))
-    return out
+    """The decoded responses of a host rollout."""
+    rows = zip(rollout.tokens, rollout.sampled, rollout.finished, strict=True)
+    return [response(row[on], finished, tokenizer) for row, on, finished in rows]

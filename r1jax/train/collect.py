@@ -18,7 +18,6 @@ misses) are counted as not graded.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import math
@@ -32,10 +31,11 @@ from typing import Any, BinaryIO
 from r1jax.config import Collect
 from r1jax.curate import card
 from r1jax.curate.choose import BLOCK, Choice, Chosen, Verdict
+from r1jax.evals.graded import Asker, Graded
 from r1jax.evals.run import records
 from r1jax.record import to_json
-from r1jax.rewards.combine import Scores, Scoring, begin
-from r1jax.sample import Sampler, responses
+from r1jax.rewards.combine import Scores, begin
+from r1jax.sample import Sampler
 from r1jax.train import aside, checkpoint, collected, log
 from r1jax.train.interrupt import Stopped
 from r1jax.train.jobs import Job
@@ -47,16 +47,6 @@ AGAIN = 3  # times that an example may fail to be graded when it is verified: de
 # Fields of a Collect that say what is kept of the samples, and not which there are
 CHOOSING = {'filters', 'unfinished', 'pass_rate', 'keep', 'prefer', 'rewrite', 'near_duplicates', 'decontaminate'}
 SLACK = 1e-3  # of a learned reward's threshold when it is verified: its last bits depend on what it is scored beside
-
-
-@dataclasses.dataclass
-class Draw:
-    """A call's responses on their way through the graders."""
-
-    start: int  # index of its first prompt
-    problems: list[Problem]  # each `samples` times
-    answers: list[Response]
-    scoring: Scoring
 
 
 class Collecting:
@@ -152,31 +142,29 @@ class Collecting:
                 self.stage.model, cfg.sample, cfg.samples, self.tokenizer, self.job.seed, fixed=True
             )
             before = None
+            ask = Asker(sampler, self.tokenizer, context.pool)
             for start in range(done, len(problems), cfg.questions):
-                draw = self._draw(sampler, params, start)
+                draw = start, self._draw(ask, params, start)
                 if before:
-                    self._finish(file, before)
+                    self._finish(file, *before)
                 before = draw
                 if context.signals.received:
                     break
-            self._finish(file, before)
+            self._finish(file, *before)
             self._stop()
 
-    def _draw(self, sampler: Sampler, params, start: int) -> Draw:
-        """Samples the prompts from `start` on, and hands them to the graders."""
+    def _draw(self, ask: Asker, params, start: int) -> Graded:
+        """A call's responses, to the prompts from `start` on."""
         cfg = self.cfg
         rows = range(start, min(start + cfg.questions, len(self.job.problems)))
         problems = [self.job.problems[i] for i in rows]
         prompts = [self.job.prompts[i] for i in rows]
         limit, temperature = cfg.sample.max_tokens, cfg.sample.temperature
-        rollout = sampler(params, [p.id for p in problems], prompts, 0, limit, temperature)
-        answers = responses(rollout, self.tokenizer)
-        repeated = [p for p in problems for _ in range(cfg.samples)]
-        return Draw(start, repeated, answers, begin(repeated, answers, self.rewards, self.context.pool))
+        return ask(params, problems, prompts, self.rewards, 0, limit, temperature)
 
-    def _finish(self, file: BinaryIO, draw: Draw) -> None:
+    def _finish(self, file: BinaryIO, start: int, draw: Graded) -> None:
         """Waits for the grades and writes a call's lines."""
-        scores, lines = draw.scoring.result(), []
+        scores, lines = draw.result(), []
         for i, record in enumerate(records(draw.problems, draw.answers, scores, scores.reward)):
             lines.append(
                 log.plain(
@@ -185,7 +173,7 @@ class Collecting:
             )
         log.append(file, lines)
         os.fsync(file.fileno())
-        self._log(draw.start, lines)
+        self._log(start, lines)
 
     def _log(self, start: int, lines: Sequence[dict]) -> None:
         """A call's lines of metrics.jsonl and samples.jsonl, made of what stands in the file: the same when it is read again."""

@@ -22,16 +22,17 @@ import numpy as np
 
 from r1jax.config import GRPO, Distil, OnPolicy, Part, Stage, Stored
 from r1jax.data import store
+from r1jax.evals.graded import Asker, Graded
 from r1jax.evals.run import records
 from r1jax.rewards import reflection
-from r1jax.rewards.combine import Scores, Scoring, applies, begin
+from r1jax.rewards.combine import Scores, applies
 from r1jax.rewards.pool import Pool
 from r1jax.rl.advantage import group_advantage, mixed
 from r1jax.rl.batch import Item, token_weights
-from r1jax.sample import Sampler, responses
+from r1jax.sample import Sampler
 from r1jax.settings import BadInput
 from r1jax.train.phases import derive, settings_at
-from r1jax.types import Problem, Response, Rollout
+from r1jax.types import Problem, Response
 
 GAP = ('policy/sampler_gap_max', 'policy/sampler_gap_mean')
 
@@ -105,7 +106,7 @@ class OnPolicySource:
         assert isinstance(stage.source, OnPolicy) and isinstance(stage.loss, GRPO | Distil)
         self.stage, self.cfg, self.loss = stage, stage.source, stage.loss
         self.compares = isinstance(stage.loss, GRPO)  # by rewards; else a teacher says what to learn
-        self.sampler, self.tokenizer, self.logprobs, self.seed, self.pool = sampler, tokenizer, logprobs, seed, pool
+        self.ask, self.logprobs, self.seed = Asker(sampler, tokenizer, pool), logprobs, seed
         assert len(problems) == len(prompts)
         self.problems, self.prompts = problems, prompts  # perhaps on disk: read when their turn comes
         self.data = store.ordered(range(len(problems)), derive(seed, 'order'))
@@ -169,11 +170,10 @@ class OnPolicySource:
         for _ in range(1 + cfg.max_refills):
             with clock('sample'):
                 pairs = self._draw(now.rewards)
-                ids, prompts = [p.id for p, _ in pairs], [t for _, t in pairs]
-                rollout = self.sampler(params, ids, prompts, self.rollouts, now.max_tokens, now.temperature)
+                problems, prompts = [p for p, _ in pairs], [t for _, t in pairs]
+                settings = now.rewards, self.rollouts, now.max_tokens, now.temperature
+                draw = self._laid_out(self.ask(params, problems, prompts, *settings), len(draws) * cfg.questions)
                 self.rollouts += 1
-            with clock('score'):
-                draw = self._begin([p for p, _ in pairs], rollout, now, offset=len(draws) * cfg.questions)
             if not cfg.max_refills:  # else the grades decide which rows there are
                 with clock('logprobs'):
                     self._score_policies(draw.arrays, params, reference, now.temperature)
@@ -201,12 +201,10 @@ class OnPolicySource:
             chosen += [pair for pair in pairs if not rewards or any(applies(part, pair[0]) for part in rewards)]
         return chosen
 
-    def _begin(self, problems: list[Problem], rollout: Rollout, now, offset: int) -> Draw:
-        """Hands a rollout to the graders and lays out what is known without them."""
-        cfg, G = self.cfg, self.cfg.samples
-        answers = responses(rollout, self.tokenizer)
-        repeated = [p for p in problems for _ in range(G)]
-        finished = np.array([a.finished for a in answers])
+    def _laid_out(self, graded: Graded, offset: int) -> Draw:
+        """What is known of a rollout without its grades; its groups are numbered from `offset`."""
+        cfg, rollout = self.cfg, graded.rollout
+        finished = np.array(rollout.finished)
         zero = np.zeros(rollout.tokens.shape, np.float32)
         arrays = {
             'tokens': rollout.tokens,
@@ -214,19 +212,19 @@ class OnPolicySource:
             'sampler_logp': rollout.logp,
             'old_logp': zero,
             'ref_logp': zero.copy(),
-            'group': np.repeat(np.arange(len(problems)) + offset, G),
+            'group': np.arange(len(finished)) // cfg.samples + offset,
             'keep': finished if cfg.overlong == 'mask' else np.ones_like(finished),
         }
         if rollout.routes is not None:
             arrays['routes'] = rollout.routes
-        return Draw(repeated, answers, begin(repeated, answers, now.rewards, self.pool), arrays)
+        return Draw(graded, arrays)
 
     def _finish(self, draw: Draw, now) -> None:
         """Waits for the grades; advantages, and which rows teach, follow from them."""
-        scores = draw.scores = draw.scoring.result()
+        scores = draw.scores = draw.graded.result()
         reward = scores.reward
         if self.cfg.overlong == 'soft':
-            scores.parts['overlong'] = soft_overlong(draw.answers, now.max_tokens, self.cfg.overlong_buffer)
+            scores.parts['overlong'] = soft_overlong(draw.graded.answers, now.max_tokens, self.cfg.overlong_buffer)
             reward = reward + scores.parts['overlong']
         shape = (-1, self.cfg.samples)
         rewards, valid = reward.reshape(shape), scores.valid.reshape(shape)
@@ -276,7 +274,7 @@ class OnPolicySource:
         """Of all that was sampled, dropped groups included."""
         reward = np.concatenate([d.arrays['reward'] for d in draws])
         valid = np.concatenate([d.scores.valid for d in draws])
-        answers: list[Response] = [a for d in draws for a in d.answers]
+        answers: list[Response] = [a for d in draws for a in d.graded.answers]
         errors = sum((d.scores.errors for d in draws), collections.Counter())
         rewards = {
             'reward/mean': float(reward[valid].mean()) if valid.any() else 0.0,
@@ -326,16 +324,14 @@ class OnPolicySource:
 class Draw:
     """Q·G sampled responses, on their way from the sampler through the graders."""
 
-    problems: list[Problem]  # B, each G times
-    answers: list[Response]
-    scoring: Scoring
+    graded: Graded
     arrays: dict[str, np.ndarray]  # [B,…], as they are stored with the rollout
     scores: Scores | None = None
     mixed: np.ndarray | None = None  # bool[Q], the rewards of a question differ
 
     def records(self) -> list[dict]:
         """Lines of samples.jsonl."""
-        return records(self.problems, self.answers, self.scores, self.arrays['reward'])
+        return records(self.graded.problems, self.graded.answers, self.scores, self.arrays['reward'])
 
 
 def _item(arrays: dict[str, np.ndarray], b: int, weight: float = 1.0, advantage: float = 0.0) -> Item:
