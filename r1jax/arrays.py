@@ -31,7 +31,8 @@ class Rollout:
     question: Array  # i32[B], problem id
     sample: Array  # i32[B], 0..G-1
     finished: Array  # bool[B], a stop token was sampled
-    version: Array  # i32[], optimizer steps taken by the policy that sampled
+    # i32[], optimizer steps taken by the policy that sampled; of partial rollouts i32[B,T], by the one that drew the token
+    version: Array
     # i16[B,T,M,k], the experts that each token passed, or −1 where it was not read (as the last is not)
     routes: Array | None = None
 

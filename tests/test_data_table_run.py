@@ -19,7 +19,7 @@ from r1jax.data.table import Fields, Table, TableExamples
 from r1jax.rewards import combine
 from r1jax.settings import BadInput
 from r1jax.train.prepare import prepare
-from r1jax.train.source import StoredSource
+from r1jax.train.stored import StoredSource
 
 pytestmark = pytest.mark.usefixtures('data_cache')
 

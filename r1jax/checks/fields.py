@@ -69,7 +69,7 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     Stored: {'batch': _ONE_UP, 'epochs': _ZERO_UP},
     OnPolicy: {
         **dict.fromkeys(('questions', 'samples', 'minibatches', 'inner_epochs'), _ONE_UP),
-        **dict.fromkeys(('max_refills', 'overlong_buffer', 'reference_every'), _ZERO_UP),
+        **dict.fromkeys(('budget', 'max_refills', 'overlong_buffer', 'reference_every'), _ZERO_UP),
     },
     config.Threshold: {'value': '(-inf, inf)'},
     config.Filter: {},

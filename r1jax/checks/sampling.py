@@ -35,9 +35,31 @@ def on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[
         yield 1 <= buffer <= min(limits), f'source.overlong_buffer={buffer} must be in [1, max_tokens={min(limits)}]'
     else:
         yield buffer == 0, f"source.overlong_buffer={buffer} has no effect without overlong='soft'"
+    if source.budget:
+        yield from _carrying(stage, max(limits))
     yield from _compared(stage) if isinstance(stage.loss, GRPO) else _taught(stage)
     if source.rewards or isinstance(stage.loss, GRPO):
         yield from rewards('source.rewards', source.rewards)
+
+
+def _carrying(stage: Stage, longest: int) -> Iterator[Row]:
+    """Partial rollouts: what is carried is of older policies, and of one distribution."""
+    source, at = stage.source, f'source.budget={stage.source.budget}'
+    yield source.budget < longest, f'{at} has no effect: no sample is longer than max_tokens={longest}'
+    few = source.minibatches <= source.samples
+    yield (
+        few,
+        f'{at}: minibatches={source.minibatches} must be at most samples={source.samples}, which may be all that is over',
+    )
+    if isinstance(stage.loss, GRPO):
+        corrected = stage.loss.importance_cap > 0
+        yield (
+            corrected,
+            f'loss.importance_cap=0 leaves what older policies drew uncorrected: with {at} give a cap, such as 2',
+        )
+    for i, phase in enumerate(stage.phases):
+        same = phase.temperature in (None, source.sample.temperature)
+        yield same, f'phases.{i}.temperature={phase.temperature} changes in the middle of samples that {at} carries'
 
 
 def _compared(stage: Stage) -> Iterator[Row]:

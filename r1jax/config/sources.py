@@ -115,6 +115,9 @@ class OnPolicy:
     samples: int  # G, a question
     minibatches: int = 1  # optimizer steps an inner epoch: the rollout's samples are shuffled into so many
     inner_epochs: int = 1  # passes over a rollout
+    # Partial rollouts: tokens that a sample may draw in one rollout, before it is carried into the next, whose policy goes on with it (Kimi
+    # k1.5, arXiv 2501.12599 §2.6.2). A group teaches once all its samples are over. 0: each sample is drawn to its end
+    budget: int = 0
     max_refills: int = 0  # dynamic sampling: groups of equal rewards are dropped; at most so many draws refill them
     overlong: Literal['keep', 'mask', 'soft'] = 'keep'  # cut-off: as graded, without loss, or penalty (DAPO eq. 13)
     overlong_buffer: int = 0  # tokens before max_tokens over which the soft penalty grows from 0 to -1

@@ -135,11 +135,14 @@ class Sampler:
         more); what is unfinished then comes with the tokens that it has, perhaps none.
         """
         limit = np.minimum(np.broadcast_to(limit, len(question) * self.samples), self.decode.max_tokens)
-        params = quantised(params) if self.weights == 'int8' else params
         if len(limit) <= self.slots and begun is None and not (budget or self.fixed):
             yield from self._together(params, question, prompts, rollout, limit, temperature)
         else:
             yield from self._in_slots(params, question, prompts, rollout, limit, temperature, begun, budget)
+
+    def _policy(self, params):
+        """What draws: these weights or rounded ones."""
+        return quantised(params) if self.weights == 'int8' else params
 
     def sample_ids(self, question: Sequence[int]) -> np.ndarray:
         """i32[Q·G], the number of each row among those of its question."""
@@ -155,7 +158,7 @@ class Sampler:
 
     def _together(self, params, question, prompts, rollout, limit, temperature):
         """One call of `sample`, filled up with rows that are not sampled: prompts are then read by all their samples without a copy."""
-        G, Q, P, n = self.samples, self.questions, self.max_prompt, len(question)
+        G, Q, P, n, params = self.samples, self.questions, self.max_prompt, len(question), self._policy(params)
         tokens, length = np.full((Q, P), self.decode.pad, np.int32), np.ones(Q, np.int32)
         for i, row in enumerate(prompts):
             tokens[i, : len(row)], length[i] = row, len(row)
@@ -177,15 +180,27 @@ class Sampler:
 
     def _in_slots(self, params, question, prompts, rollout, limit, temperature, begun, budget):
         """By the engine."""
-        G, engine = self.samples, self.engine
-        keys = key_data(self.seed, rollout, np.repeat(np.asarray(question, np.int32), G), self.sample_ids(question))
+        G, keys, requests = self.samples, self.keys(question, rollout), []
+        for b in range(len(limit)):
+            before = list(begun[b]) if begun is not None else []
+            rest = int(limit[b]) - len(before)
+            requests.append(Request([*prompts[b // G], *before], rest, keys[b], float(temperature), len(before), b))
+        yield from self.answer(params, requests, budget)
+
+    def keys(self, question: Sequence[int], rollout: int) -> np.ndarray:
+        """u32[Q·G,·], the key of each row of these questions."""
+        return key_data(
+            self.seed, rollout, np.repeat(np.asarray(question, np.int32), self.samples), self.sample_ids(question)
+        )
+
+    def answer(self, params, requests: Sequence[Request], budget: int = 0) -> Iterator[Row]:
+        """What the engine gives to requests, whose tags are the rows' indexes; as `stream`."""
+        engine = self.engine
         engine.reset()  # an earlier stream may have been left
-        engine.load(params, budget)
+        engine.load(self._policy(params), budget)
         try:
-            for b in range(len(limit)):
-                before = list(begun[b]) if begun is not None else []
-                prompt = [*prompts[b // G], *before]
-                engine.submit(Request(prompt, int(limit[b]) - len(before), keys[b], float(temperature), len(before), b))
+            for request in requests:
+                engine.submit(request)
             while not engine.idle:
                 for answer in engine.advance():
                     yield Row(answer.request.tag, answer.tokens, answer.logp, answer.why, answer.routes)

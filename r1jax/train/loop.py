@@ -35,8 +35,9 @@ from r1jax.train.live import Live
 from r1jax.train.log import Log
 from r1jax.train.phases import derive, longest, settings_at
 from r1jax.train.prepare import Prepared
-from r1jax.train.source import JudgedSource, OnPolicySource, StoredSource
+from r1jax.train.source import OnPolicySource
 from r1jax.train.start import Lineage
+from r1jax.train.stored import JudgedSource, StoredSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +271,10 @@ def _on_policy(t: Training) -> tuple[OnPolicySource, int]:
     routes = t.model.replays
     sampler = Sampler.create(t.model, cfg.sample, cfg.samples, tokenizer, job.seed, longest(s), routes=routes)
     source = OnPolicySource(s, job.problems, job.prompts, sampler, tokenizer, t.logprobs, job.seed, t.pool)
-    return source, math.ceil(cfg.questions * cfg.samples / cfg.minibatches)
+    most = cfg.questions * cfg.samples
+    if cfg.budget and not cfg.max_refills:  # all that is in flight may be over at once
+        most *= math.ceil(longest(s) / cfg.budget)
+    return source, math.ceil(most / cfg.minibatches)
 
 
 _SOURCES = {Stored: _stored, OnPolicy: _on_policy}

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax.config import GRPO, Distil, OnPolicy, Part, Stage, Stored
+from r1jax.config import GRPO, Distil, OnPolicy, Part, Stage
 from r1jax.data import store
 from r1jax.evals.graded import Asker, Graded
 from r1jax.evals.run import records
@@ -31,57 +31,16 @@ from r1jax.rl.advantage import group_advantage, mixed
 from r1jax.rl.batch import Item, token_weights
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput
-from r1jax.train.phases import derive, settings_at
+from r1jax.train.carried import Carrier
+from r1jax.train.phases import Settings, derive, settings_at
 from r1jax.types import Problem, Response
 
 GAP = ('policy/sampler_gap_max', 'policy/sampler_gap_mean')
 
+CARRIED = 'carried_'  # begins the names of arrays of a checkpoint that are not of the rollout in flight
+
 Tokens = Sequence[int]
 LogProbs = Callable[[Any, list[Item], float], list[np.ndarray]]  # (params, items, temperature) -> f32[N] an item
-
-
-class StoredSource:
-    """Supervised examples, `batch` an optimizer step, each token of each response weighing the same."""
-
-    fresh = True
-
-    def __init__(self, cfg: Stored, examples: Sequence[tuple[Tokens, Tokens]], seed: int):
-        self.cfg = cfg
-        self.data = store.ordered(examples, seed, cfg.shuffle)
-        self.position = 0
-
-    def next_items(self, params, reference, step: int) -> tuple[list[Item], dict, list[dict]]:
-        """The items of one optimizer step, metrics, and records for samples.jsonl."""
-        pairs, self.position = store.take(self.data, self.position, self.cfg.batch)
-        lengths = np.array([len(r) for _, r in pairs])
-        weights = token_weights(lengths, np.ones(len(pairs), bool), 'token_mean')
-        items = [Item(np.asarray(p), np.asarray(r), w) for (p, r), w in zip(pairs, weights, strict=True)]
-        return items, {}, []
-
-    def measured(self, metrics: dict) -> dict:
-        return metrics
-
-    def cursor(self) -> dict:
-        return {'position': self.position}
-
-    def flight(self) -> dict[str, np.ndarray] | None:
-        return None
-
-    def restore(self, cursor: dict, flight: dict[str, np.ndarray] | None) -> None:
-        self.position = cursor['position']
-
-
-class JudgedSource(StoredSource):
-    """Pairs of answers or labelled ones for a reward model, `batch` an optimizer step, each weighing the same."""
-
-    def __init__(self, cfg: Stored, examples: Sequence, seed: int, items: Callable[[list], list[Item]]):
-        super().__init__(cfg, examples, seed)
-        self.items = items  # of `r1jax.rl.judged`
-
-    def next_items(self, params, reference, step: int) -> tuple[list[Item], dict, list[dict]]:
-        """As `StoredSource`'s; the weights of a step stand at the ends of what is judged."""
-        judged, self.position = store.take(self.data, self.position, self.cfg.batch)
-        return self.items(judged), {}, []
 
 
 class OnPolicySource:
@@ -109,6 +68,8 @@ class OnPolicySource:
         self.ask, self.logprobs, self.seed = Asker(sampler, tokenizer, pool), logprobs, seed
         assert len(problems) == len(prompts)
         self.problems, self.prompts = problems, prompts  # perhaps on disk: read when their turn comes
+        # a budget carries samples from rollout to rollout; None: each rollout draws its samples to their ends
+        self.carrier = Carrier(self.ask, self.cfg.budget, problems, prompts) if self.cfg.budget else None
         self.data = store.ordered(range(len(problems)), derive(seed, 'order'))
         self.updates_a_rollout = self.cfg.minibatches * self.cfg.inner_epochs
         self.position = self.rollouts = self.used = 0
@@ -167,13 +128,11 @@ class OnPolicySource:
         clock = Clock('sample', 'score', 'logprobs')
         draws: list[Draw] = []
         groups = 0
+        if self.carrier:
+            self.carrier.drawn = 0
         for _ in range(1 + cfg.max_refills):
             with clock('sample'):
-                pairs = self._draw(now.rewards)
-                problems, prompts = [p for p, _ in pairs], [t for _, t in pairs]
-                settings = now.rewards, self.rollouts, now.max_tokens, now.temperature
-                draw = self._laid_out(self.ask(params, problems, prompts, *settings), len(draws) * cfg.questions)
-                self.rollouts += 1
+                draw = self._laid_out(self._sampled(params, now), len(draws) and draws[-1].arrays['group'][-1] + 1)
             if not cfg.max_refills:  # else the grades decide which rows there are
                 with clock('logprobs'):
                     self._score_policies(draw.arrays, params, reference, now.temperature)
@@ -186,19 +145,38 @@ class OnPolicySource:
         self.metrics = self._metrics(draws) | {'policy/version': step}
         logged = draws[0].records()[: self.stage.log_samples * cfg.samples]
         self.arrays = self._joined(draws)
+        if self.carrier:
+            self.metrics |= {
+                **staleness(self.arrays, step),
+                'rollout/carried': self.carrier.unfinished,
+                'rollout/drawn': self.carrier.drawn,
+            }
         if cfg.max_refills:
             with clock('logprobs'):
                 self._score_policies(self.arrays, params, reference, now.temperature)
         self.metrics |= clock.spent
         return logged
 
-    def _draw(self, rewards: Sequence[Part]) -> list[tuple[Problem, Tokens]]:
-        """The next Q questions that the rewards of this phase apply to; others wait for theirs."""
-        chosen: list[tuple[Problem, Tokens]] = []
+    def _sampled(self, params, now: Settings) -> Graded:
+        """The samples of the next questions; of partial rollouts, those that are over."""
+        chosen = self._draw(now.rewards)
+        while True:
+            settings = now.rewards, self.rollouts, now.max_tokens, now.temperature
+            self.rollouts += 1
+            if not self.carrier:
+                return self.ask(params, [p for _, p in chosen], [self.prompts[i] for i, _ in chosen], *settings)
+            graded = self.carrier(params, [i for i, _ in chosen], *settings, self.began)
+            if graded.answers:
+                return graded
+            chosen = []  # nothing to learn from yet: on with those in flight
+
+    def _draw(self, rewards: Sequence[Part]) -> list[tuple[int, Problem]]:
+        """The next Q questions that the rewards of this phase apply to, by index; others wait for theirs."""
+        chosen: list[tuple[int, Problem]] = []
         while missing := self.cfg.questions - len(chosen):
             more, self.position = store.take(self.data, self.position, missing)
-            pairs = [(self.problems[i], self.prompts[i]) for i in more]
-            chosen += [pair for pair in pairs if not rewards or any(applies(part, pair[0]) for part in rewards)]
+            pairs = [(i, self.problems[i]) for i in more]
+            chosen += [pair for pair in pairs if not rewards or any(applies(part, pair[1]) for part in rewards)]
         return chosen
 
     def _laid_out(self, graded: Graded, offset: int) -> Draw:
@@ -217,6 +195,8 @@ class OnPolicySource:
         }
         if rollout.routes is not None:
             arrays['routes'] = rollout.routes
+        if self.carrier:
+            arrays['version'] = rollout.version
         return Draw(graded, arrays)
 
     def _finish(self, draw: Draw, now) -> None:
@@ -307,7 +287,9 @@ class OnPolicySource:
         return {n: getattr(self, n) for n in counters} | {'metrics': self.metrics, 'problems': len(self.problems)}
 
     def flight(self) -> dict[str, np.ndarray] | None:
-        return self.arrays
+        """The rollout that is not used up, and what is carried beside it."""
+        carried = {CARRIED + name: a for name, a in self.carrier.rows.items()} if self.carrier else {}
+        return ((self.arrays or {}) | carried) or None
 
     def restore(self, cursor: dict, flight: dict[str, np.ndarray] | None) -> None:
         cursor = dict(cursor)
@@ -317,7 +299,11 @@ class OnPolicySource:
             )
         for name, value in cursor.items():
             setattr(self, name, value)
-        self.arrays = flight and {k: np.array(v) for k, v in jax.device_get(flight).items()}
+        arrays = {k: np.array(v) for k, v in jax.device_get(flight or {}).items()}
+        carried = {k.removeprefix(CARRIED): arrays.pop(k) for k in list(arrays) if k.startswith(CARRIED)}
+        self.arrays = arrays or None
+        if self.carrier:
+            self.carrier.rows = carried
 
 
 @dataclasses.dataclass
@@ -342,6 +328,13 @@ def _item(arrays: dict[str, np.ndarray], b: int, weight: float = 1.0, advantage:
     if 'routes' in arrays:
         logps['routes'] = arrays['routes'][b, : len(prompt) + len(response)]
     return Item(prompt, response, weight, int(arrays['group'][b]), advantage, **logps)
+
+
+def staleness(arrays: dict[str, np.ndarray], step: int) -> dict[str, float]:
+    """How many optimizer steps ago the tokens that teach were drawn, where the policy has taken `step`."""
+    ages = step - arrays['version'][arrays['sampled'] & arrays['keep'][:, None]]
+    mean, most = (float(ages.mean()), int(ages.max())) if len(ages) else (0.0, 0)
+    return {'rollout/staleness': mean, 'rollout/staleness_max': most}
 
 
 class Clock:

@@ -1,0 +1,148 @@
+"""Partial rollouts: a sample draws at most `budget` tokens in one rollout, and what is unfinished then is carried into the next.
+
+So no rollout waits for its longest samples (Kimi k1.5, arXiv 2501.12599 §2.6.2). A sample that is carried goes on under the newer policy:
+its tokens so far are read again as a prompt, and its draws go on with the key that it began with. Each token keeps the log-probability
+under the policy that drew it, and that policy's version.
+
+A group is over once all its samples are, and is only then graded, by the rewards of that rollout, and taught. Its other samples wait.
+
+Axes: C rows in flight (whole groups of G, in the order in which they began), T tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from r1jax.config import Part
+from r1jax.evals.graded import Asker, Graded
+from r1jax.rewards.combine import Scoring
+from r1jax.sample import Request, Row, response
+from r1jax.types import Problem, Rollout
+
+Tokens = Sequence[int]
+
+
+class Carrier:
+    """Asks questions of a policy as `Asker` does, a budget of tokens at a time.
+
+    `problems` and `prompts` are those that questions are chosen from, by index.
+    """
+
+    def __init__(self, ask: Asker, budget: int, problems: Sequence[Problem], prompts: Sequence[Tokens]):
+        self.ask, self.budget, self.problems, self.prompts = ask, budget, problems, prompts
+        # Of each row in flight: problem i32[C] (an index), sample i32[C], key u32[C,·], start i32[C] (the prompt's tokens), length i32[C]
+        # (the response's), finished bool[C]; tokens, version i32[C,T], logp f32[C,T]; with experts routes i16[C,T,M,k]
+        self.rows: dict[str, np.ndarray] = {}  # empty: nothing is in flight
+        self.drawn = 0  # tokens, since it was last set to 0
+
+    def __call__(
+        self,
+        params,
+        chosen: Sequence[int],
+        rewards: Sequence[Part],
+        rollout: int,
+        limit: int,
+        temperature: float,
+        version: int,
+    ) -> Graded:
+        """Begins the samples of the chosen problems, goes on with those in flight, and has the groups graded that are over by then.
+
+        limit: most tokens of a response, of all calls together; rollout: goes into the draws of the rows that begin; version: the
+        policy's. Returns the groups that are over, perhaps none, in the order in which they began; the others stay in flight.
+        """
+        sampler, G = self.ask.sampler, self.ask.sampler.samples
+        rows = _joined(self.rows, self._begun(chosen, rollout)) if chosen else self.rows
+        problems = {i: self.problems[i] for i in set(rows['problem'].tolist())}
+        over = rows['finished'] | (rows['length'] >= limit)
+        scoring, came, answers = Scoring(rewards, self.ask.pool), [], {}
+
+        def look(group: int) -> None:
+            """Has a group graded if it is over."""
+            mine = list(range(group * G, (group + 1) * G))
+            if over[mine].all():
+                answers.update((b, response(_drawn(rows, b), rows['finished'][b], self.ask.tokenizer)) for b in mine)
+                scoring.add([problems[rows['problem'][b]] for b in mine], [answers[b] for b in mine])
+                came.extend(mine)
+
+        for group in sorted(set(np.flatnonzero(over) // G)):  # a phase has lowered the limit
+            look(group)
+        for row in sampler.answer(params, [self._request(rows, b, limit, temperature) for b in np.flatnonzero(~over)]):
+            _write(rows, row, version)
+            self.drawn += len(row.tokens)
+            over[row.index] = row.finished or rows['length'][row.index] >= limit
+            look(row.index // G)
+        done = np.sort(np.array(came, int))
+        left = np.setdiff1d(np.arange(len(over)), done)
+        self.rows = {name: a[left] for name, a in rows.items()} if len(left) else {}
+        repeated = [problems[i] for i in rows['problem'][done]]
+        out = _rollout({name: a[done] for name, a in rows.items()}, [p.id for p in repeated])
+        return Graded(repeated, [answers[b] for b in done], out, scoring, np.argsort(came).tolist())
+
+    @property
+    def unfinished(self) -> int:
+        """Samples that the next call goes on with."""
+        return int((~self.rows['finished']).sum()) if self.rows else 0
+
+    def _begun(self, chosen: Sequence[int], rollout: int) -> dict[str, np.ndarray]:
+        """Rows in flight that have no token yet."""
+        sampler, G = self.ask.sampler, self.ask.sampler.samples
+        ids, C = [self.problems[i].id for i in chosen], len(chosen) * G
+        blank = sampler.blank(ids)
+        rows = {
+            'problem': np.repeat(np.array(chosen, np.int32), G),
+            'sample': blank.sample,
+            'key': sampler.keys(ids, rollout),
+            'start': np.repeat(np.array([len(self.prompts[i]) for i in chosen], np.int32), G),
+            'length': np.zeros(C, np.int32),
+            'finished': blank.finished,
+            'tokens': blank.tokens,
+            'version': np.full(blank.tokens.shape, -1, np.int32),
+            'logp': blank.logp,
+        }
+        for b, i in enumerate(rows['problem']):
+            rows['tokens'][b, : rows['start'][b]] = self.prompts[i]
+        return rows if blank.routes is None else rows | {'routes': blank.routes}
+
+    def _request(self, rows: dict[str, np.ndarray], b: int, limit: int, temperature: float) -> Request:
+        length = int(rows['length'][b])
+        prompt = rows['tokens'][b, : rows['start'][b] + length]
+        return Request(prompt, min(self.budget, limit - length), rows['key'][b], temperature, length, int(b))
+
+
+def _joined(rows: dict[str, np.ndarray], more: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([rows[name], a]) for name, a in more.items()} if rows else more
+
+
+def _drawn(rows: dict[str, np.ndarray], b: int) -> np.ndarray:
+    """i32[n], the response of a row so far."""
+    start = rows['start'][b]
+    return rows['tokens'][b, start : start + rows['length'][b]]
+
+
+def _write(rows: dict[str, np.ndarray], row: Row, version: int) -> None:
+    """Puts new tokens behind those that a row has."""
+    b = row.index
+    at = rows['start'][b] + rows['length'][b]
+    new = slice(at, at + len(row.tokens))
+    rows['tokens'][b, new], rows['logp'][b, new], rows['version'][b, new] = row.tokens, row.logp, version
+    rows['length'][b] += len(row.tokens)
+    rows['finished'][b] = row.finished
+    if row.routes is not None:  # what was read before keeps the experts that it was drawn with
+        here = rows['routes'][b, : len(row.routes)]
+        here[...] = np.where(here < 0, row.routes, here)
+
+
+def _rollout(rows: dict[str, np.ndarray], question: Sequence[int]) -> Rollout:
+    """Rows as the sampler returns them, with a version for each token."""
+    return Rollout(
+        tokens=rows['tokens'],
+        sampled=rows['version'] >= 0,
+        logp=rows['logp'],
+        question=np.array(question, np.int32),
+        sample=rows['sample'],
+        finished=rows['finished'],
+        version=rows['version'],
+        routes=rows.get('routes'),
+    )
