@@ -158,9 +158,9 @@ class OnPolicySource:
         return logged
 
     def _sampled(self, params, now: Settings) -> Graded:
-        """The samples of the next questions; of partial rollouts, those that are over."""
-        chosen = self._draw(now.rewards)
+        """The samples of the next questions. Of partial rollouts, those that are over: some at least, or there is nothing to learn from."""
         while True:
+            chosen = self._draw(now.rewards)
             settings = now.rewards, self.rollouts, now.max_tokens, now.temperature
             self.rollouts += 1
             if not self.carrier:
@@ -168,7 +168,6 @@ class OnPolicySource:
             graded = self.carrier(params, [i for i, _ in chosen], *settings, self.began)
             if graded.answers:
                 return graded
-            chosen = []  # nothing to learn from yet: on with those in flight
 
     def _draw(self, rewards: Sequence[Part]) -> list[tuple[int, Problem]]:
         """The next Q questions that the rewards of this phase apply to, by index; others wait for theirs."""
