@@ -44,8 +44,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 GAPS = {'mean': ('policy/sampler_gap_mean', statistics.mean), 'max': ('policy/sampler_gap_max', max)}
 
 
-def changed(stage: Stage, model: ModelConfig, change: dict[str, Any]) -> Stage:
-    """The stage, of this model, with fields of its parts replaced."""
+def changed(stage: Stage, model: ModelConfig | None, change: dict[str, Any]) -> Stage:
+    """The stage, of this model (asked for where that is changed), with fields of its parts replaced."""
     sample = dataclasses.replace(stage.source.sample, **change.get('sample', {}))
     return dataclasses.replace(
         stage,
@@ -75,6 +75,18 @@ def gaps(path: pathlib.Path, stage: str) -> dict[str, float]:
     """The sampler gap over the steps of a run."""
     lines = [m for m in read(str(path / 'metrics.jsonl')) if m['stage'] == stage]
     return {name: over(m[key] for m in lines) for name, (key, over) in GAPS.items()}
+
+
+def compared(on: dict[int, dict], off: dict[int, dict]) -> dict[str, Any]:
+    """Two settings' evaluations at the end, seed -> EVAL: each with its interval, and whether they agree over the seeds."""
+    differences = [on[s]['pass@1'] - off[s]['pass@1'] for s in on]
+    n, mean = len(differences), statistics.mean(differences)
+    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5
+    shown = {
+        side: [[round(x, 4) for x in (each['pass@1'], *each['pass@1_ci'])] for each in end.values()]
+        for side, end in (('on', on), ('off', off))
+    }
+    return shown | {'difference': [mean, mean - half, mean + half], 'agree': bool(mean - half <= 0 <= mean + half)}
 
 
 def main() -> None:
@@ -109,19 +121,8 @@ def main() -> None:
     for what in args.settings:
         pair = SETTINGS[what]
         on, off = (ends[names[repr(change)]] for change in pair)
-        differences = [on[s]['pass@1'] - off[s]['pass@1'] for s in args.seeds]
-        n, mean = len(differences), statistics.mean(differences)
-        half = stats.t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5
-        shown = {
-            side: [
-                [round(end[s][k], 4) for k in ('pass@1',)] + [round(x, 4) for x in end[s]['pass@1_ci']]
-                for s in args.seeds
-            ]
-            for side, end in (('on', on), ('off', off))
-        }
         gap = {side: [end[s]['gap'] for s in args.seeds] for side, end in (('on', on), ('off', off))}
-        difference = [mean, mean - half, mean + half]
-        emit(setting=what, **shown, difference=difference, agree=mean - half <= 0 <= mean + half, sampler_gap=gap)
+        emit(setting=what, **compared(on, off), sampler_gap=gap)
 
 
 if __name__ == '__main__':

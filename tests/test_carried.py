@@ -20,9 +20,10 @@ from r1jax.evals.graded import Asker
 from r1jax.rewards.pool import Pool
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput, override
-from r1jax.train import source, stage
+from r1jax.train import rollout, stage
 from r1jax.train.carried import Carrier
 from r1jax.train.log import read
+from r1jax.types import Response
 
 LIMIT, BUDGET, G = 24, 8, 2
 
@@ -75,7 +76,7 @@ def test_under_one_policy_samples_are_those_of_whole_rollouts(sampler, pool):
             np.testing.assert_allclose(out.logp[i][out.sampled[i]], whole[b].logp, atol=1e-4)
             assert out.version[i][out.sampled[i]].tolist() == [10 * (t // BUDGET) for t in range(n)]
             assert graded.answers[i] == (
-                source.Response(Brief().decode(whole[b].tokens[: n - whole[b].finished].tolist()), n, whole[b].finished)
+                Response(Brief().decode(whole[b].tokens[: n - whole[b].finished].tolist()), n, whole[b].finished)
             )
             assert out.sample[i] == b % G and out.question[i] == b // G
     assert not carry.rows and carry.drawn == lengths.sum()
@@ -101,9 +102,9 @@ def recipe(**change):
     whole = smallest.recipe()
     zero = whole.stages[1]
     sample = dataclasses.replace(zero.source.sample, max_tokens=18)
-    rollout = OnPolicy(TinySums(size=50, terms=(2, 3)), sample, zero.source.rewards, 8, 4, budget=6, minibatches=2)
+    drawn = OnPolicy(TinySums(size=50, terms=(2, 3)), sample, zero.source.rewards, 8, 4, budget=6, minibatches=2)
     also = {'phases': (), 'evals': (), 'checkpoint_every': 1, 'steps': 7, 'loss': GRPO(beta=0.01, importance_cap=2.0)}
-    zero = dataclasses.replace(zero, start='init', source=rollout, **also | change)
+    zero = dataclasses.replace(zero, start='init', source=drawn, **also | change)
     return dataclasses.replace(whole, stages=(zero,), grading=GradingConfig(workers=1))
 
 
@@ -138,9 +139,9 @@ def test_staleness_is_of_the_tokens_that_teach():
         'sampled': np.array([[False, True, True, True], [False, True, True, False]]),
         'keep': np.array([True, False]),
     }
-    assert source.staleness(arrays, 4) == {'rollout/staleness': pytest.approx(4 / 3), 'rollout/staleness_max': 2}
+    assert rollout.staleness(arrays, 4) == {'rollout/staleness': pytest.approx(4 / 3), 'rollout/staleness_max': 2}
     arrays['keep'][:] = False
-    assert source.staleness(arrays, 4) == {'rollout/staleness': 0.0, 'rollout/staleness_max': 0}
+    assert rollout.staleness(arrays, 4) == {'rollout/staleness': 0.0, 'rollout/staleness_max': 0}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Length in tokens: the cosine reward, which makes short right answers and long wrong ones the better of their kind.
 
 Source: Yeo et al. 2025, "Demystifying Long Chain-of-Thought Reasoning in LLMs" (arXiv 2502.03373, section 4). The other length
-reward, DAPO's soft overlong penalty, needs the phase's token limit and stands in `r1jax.train.source.soft_overlong`.
+reward, DAPO's soft overlong penalty, needs the phase's token limit and stands in `r1jax.train.rollout.soft_overlong`.
 """
 
 from __future__ import annotations

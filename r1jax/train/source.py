@@ -1,17 +1,16 @@
 """Where an optimizer step's items come from: stored texts, or the policy itself.
 
 Both sources answer `next_items(...)` and can be written to a checkpoint: `cursor()` is JSON, `flight()` the arrays of a rollout that
-is not used up. A rollout is sampled and graded once; a resumed run replays it with its grades. It is graded by worker processes while the
-reference and the old policy pass over it: they need the tokens, not the rewards.
+is not used up, and of samples that are carried into the next. A rollout is sampled and graded once; a resumed run replays it with its
+grades. It is graded by worker processes as its rows end and while the reference and the old policy pass over it: they need the tokens, not
+the rewards. What a step waits for then is `time/score`.
 
 Axes: Q questions, G samples, B = Q·G responses of a rollout, T tokens of a row.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +22,7 @@ import numpy as np
 from r1jax.config import GRPO, Distil, OnPolicy, Part, Stage
 from r1jax.data import store
 from r1jax.evals.graded import Asker, Graded
-from r1jax.evals.run import records
-from r1jax.rewards import reflection
-from r1jax.rewards.combine import Scores, applies
+from r1jax.rewards.combine import applies
 from r1jax.rewards.pool import Pool
 from r1jax.rl.advantage import group_advantage, mixed
 from r1jax.rl.batch import Item, token_weights
@@ -33,7 +30,8 @@ from r1jax.sample import Sampler
 from r1jax.settings import BadInput
 from r1jax.train.carried import Carrier
 from r1jax.train.phases import Settings, derive, settings_at
-from r1jax.types import Problem, Response
+from r1jax.train.rollout import Draw, item, rollout_metrics, soft_overlong, staleness
+from r1jax.types import Problem
 
 GAP = ('policy/sampler_gap_max', 'policy/sampler_gap_mean')
 
@@ -119,7 +117,7 @@ class OnPolicySource:
         lengths = a['sampled'][rows].sum(-1)
         how = self.loss.normalise if self.compares else 'token_mean'
         weights = token_weights(lengths, a['keep'][rows], how, limit)
-        return [_item(a, b, float(w), float(a['advantage'][b])) for b, w in zip(rows, weights, strict=True) if w]
+        return [item(a, b, float(w), float(a['advantage'][b])) for b, w in zip(rows, weights, strict=True) if w]
 
     def _collect(self, params, reference, step: int) -> list[dict]:
         """Samples and grades a rollout into `self.arrays`; returns records for samples.jsonl."""
@@ -142,7 +140,7 @@ class OnPolicySource:
             groups += int(draw.mixed.sum())
             if groups >= cfg.questions:
                 break
-        self.metrics = self._metrics(draws) | {'policy/version': step}
+        self.metrics = rollout_metrics(draws) | {'policy/version': step}
         logged = draws[0].records()[: self.stage.log_samples * cfg.samples]
         self.arrays = self._joined(draws)
         if self.carrier:
@@ -244,42 +242,10 @@ class OnPolicySource:
             return
         for rows in np.array_split(np.arange(B), self.cfg.minibatches):
             rows = rows[arrays['keep'][rows]]
-            items = [_item(arrays, b) for b in rows]
+            items = [item(arrays, b) for b in rows]
             for name, weights in wanted:
                 for b, logp in zip(rows, self.logprobs(weights, items, temperature), strict=True):
                     arrays[name][b, arrays['sampled'][b]] = logp
-
-    def _metrics(self, draws: list[Draw]) -> dict:
-        """Of all that was sampled, dropped groups included."""
-        reward = np.concatenate([d.arrays['reward'] for d in draws])
-        valid = np.concatenate([d.scores.valid for d in draws])
-        answers: list[Response] = [a for d in draws for a in d.graded.answers]
-        errors = sum((d.scores.errors for d in draws), collections.Counter())
-        rewards = {
-            'reward/mean': float(reward[valid].mean()) if valid.any() else 0.0,
-            'reward/std': float(reward[valid].std()) if valid.any() else 0.0,
-            'rollout/groups_kept': float(np.concatenate([d.mixed for d in draws]).mean()),
-            'rollout/refills': len(draws) - 1,
-            'rollout/grader_errors': int((~valid).sum()),
-        }
-        out = {
-            **(rewards if draws[0].scores.parts else {}),
-            'rollout/samples': len(answers),
-            'rollout/tokens': float(np.mean([a.tokens for a in answers])),
-            'rollout/tokens_std': float(np.std([a.tokens for a in answers])),
-            'rollout/longest': max(a.tokens for a in answers),
-            'rollout/repeated': collections.Counter(a.text for a in answers).most_common(1)[0][1] / len(answers),
-            'rollout/truncated': float(np.mean([not a.finished for a in answers])),
-            **{f'grader/{outcome}': count for outcome, count in errors.items()},
-            **reflection.metrics([a.text for a in answers]),
-        }
-        for name in draws[0].scores.parts:
-            values = np.concatenate([d.scores.parts[name] for d in draws])[valid]
-            values = values[np.isfinite(values)]  # of the kinds that the part applies to
-            if len(values):
-                out[f'reward/{name}'] = float(values.mean())
-                out[f'fired/{name}'] = float((values > 0).mean())
-        return out
 
     def cursor(self) -> dict:
         counters = ('position', 'rollouts', 'used', 'began', 'trusted', 'gap')
@@ -305,37 +271,6 @@ class OnPolicySource:
             self.carrier.rows = carried
 
 
-@dataclasses.dataclass
-class Draw:
-    """Q·G sampled responses, on their way from the sampler through the graders."""
-
-    graded: Graded
-    arrays: dict[str, np.ndarray]  # [B,…], as they are stored with the rollout
-    scores: Scores | None = None
-    mixed: np.ndarray | None = None  # bool[Q], the rewards of a question differ
-
-    def records(self) -> list[dict]:
-        """Lines of samples.jsonl."""
-        return records(self.graded.problems, self.graded.answers, self.scores, self.arrays['reward'])
-
-
-def _item(arrays: dict[str, np.ndarray], b: int, weight: float = 1.0, advantage: float = 0.0) -> Item:
-    """Row b for packing, its prompt and its response apart. Only what has a weight is given log-probabilities."""
-    on = arrays['sampled'][b]
-    prompt, response = arrays['tokens'][b, : int(np.argmax(on))], arrays['tokens'][b][on]
-    logps = {n: arrays[n][b][on] for n in ('sampler_logp', 'old_logp', 'ref_logp')}
-    if 'routes' in arrays:
-        logps['routes'] = arrays['routes'][b, : len(prompt) + len(response)]
-    return Item(prompt, response, weight, int(arrays['group'][b]), advantage, **logps)
-
-
-def staleness(arrays: dict[str, np.ndarray], step: int) -> dict[str, float]:
-    """How many optimizer steps ago the tokens that teach were drawn, where the policy has taken `step`."""
-    ages = step - arrays['version'][arrays['sampled'] & arrays['keep'][:, None]]
-    mean, most = (float(ages.mean()), int(ages.max())) if len(ages) else (0.0, 0)
-    return {'rollout/staleness': mean, 'rollout/staleness_max': most}
-
-
 class Clock:
     """Seconds spent on each of several things, as metrics: `with clock('sample'): …`."""
 
@@ -347,9 +282,3 @@ class Clock:
         start = time.monotonic()
         yield
         self.spent[f'time/{name}'] += time.monotonic() - start
-
-
-def soft_overlong(answers: Sequence[Response], max_tokens: int, buffer: int) -> np.ndarray:
-    """0 up to max_tokens − buffer tokens, then linearly to −1 at max_tokens (DAPO, arXiv 2503.14476 eq. 13). f32[B]."""
-    length = np.array([a.tokens for a in answers], np.float32)
-    return np.clip((max_tokens - buffer - length) / buffer, -1.0, 0.0).astype(np.float32)
