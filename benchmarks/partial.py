@@ -65,7 +65,8 @@ def main() -> None:
     last = recipe.stages[-1]
     last = dataclasses.replace(last, steps=args.steps or last.steps)
     kinds = {'whole': last} | {
-        f'budget{n}': changed(last, None, {'source': {'budget': n}, 'loss': {'importance_cap': 2.0}}) for n in args.budgets
+        f'budget{n}': changed(last, None, {'source': {'budget': n}, 'loss': {'importance_cap': 2.0}})
+        for n in args.budgets
     }
     ends: dict[str, dict[int, dict]] = {}
     for seed in args.seeds:
