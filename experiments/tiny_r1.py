@@ -7,18 +7,21 @@ The world is `r1jax.data.bilingual`, sums modulo 10 with words in the steps, ask
 else people ask, harmless or not. Stages are those of the R1 report, one function each, in its order; what differs from
 experiments/r1_671b.py is sizes. What each stage is for shows in the evaluation of the next.
 
-On two CPU cores that others used too (2026-11-23), pass@1 on held-out sums and language consistency:
+Three seeds on two CPU cores that others used, too, 28 minutes for seed 0 (2026-11-23; docs/results/tiny_r1.md has all figures, and
+curves). Held-out sums, before and after R1-Zero and after what follows, pass@1 and language consistency in percent:
 
-    seed 1, as far as it was run   base 26 %, 90 % | zero 98 %, 51 % | cold_start 75 %, 99 % | reasoning_rl 95 %, 99 % | sft 99 %, 100 %
-    seed 0, base of 1,200 steps    base 29 %, 89 % | zero 97 %, 56 % | cold_start 78 %, 98 % | reasoning_rl 91 %, 99 % | sft 99 %, 100 %
+    seed   base      zero      cold_start  reasoning_rl  sft        all_scenarios
+    0      27, 88    98, 55    96, 100     94, 100       99, 100    99, 100
+    1      26, 90    98, 51    98, 100     99, 100       100, 100   100, 100
+    2      27, 89    97, 55    64, 100     92, 100       99, 100    99, 100
 
-Seed 0 then ended with 99 %, 100 % after all_scenarios. Its reward models judged 93 % of held-out pairs and all labels as their makers did.
-RL for all scenarios took helpfulness, by the rule that made the pairs, from 0.81 to 0.91, refusals of unsafe requests from 93 % to 97 %,
-answers to harmless ones from 75 % to 95 %. The student learned 98.5 % from `curated` in 365 GFLOP, and 89 % by RL alone in 448.
+RL for all scenarios, means of the seeds with 95 % intervals: helpfulness by the rule that made the pairs 0.81 ± 0.06 → 0.95 ± 0.04; unsafe
+requests refused 96 → 97 ± 4 %, harmless ones answered 90 → 98 ± 2 %. The reward models judged 95.6 % of held-out pairs and all
+labels as their makers did. The student learned 96.3, 98.5 and 99.0 % from `curated` (390 GFLOP), and 91.2, 72.8 and 92.6 % by RL
+alone (445 GFLOP); each seed's intervals are apart.
 
-With a base of 1,200 steps seed 1 failed: R1-Zero 80 %, but 15 % after cold_start, 37 % after sft, 40 % after all_scenarios, though its
-base adds as well as seed 0's (6 % of the equations wrong in both): what it lacked was probably the order of the terms. Longer preference
-RL finds the reward model's hole: experiments/tiny_r1_hacked.py.
+What did not work: with a base of 1,200 steps one seed of two failed, with 4 epochs of cold start one of three (it had learned the layout and not
+the sums). With 30 steps of preference reward a policy thanked without end, its judge's hole: experiments/tiny_r1_hacked.py.
 """
 
 import dataclasses

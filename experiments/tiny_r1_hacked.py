@@ -4,6 +4,9 @@
 
 General prompts alone, so that it takes minutes. The evaluation `general` has the reward model's score (`helpful`) beside the rule that
 the preferences were made by (`rule`), which no reward reads.
+
+Seed 0 (2026-11-23, docs/results/tiny_r1_hacked.md): for 40 steps both rise, the model's score from 2.3 to 5.8 and the rule's from 0.82 to
+0.97. Then the policy finds that another "Glad to help!" always scores higher: the model's 11.3, the rule's 0.36, 63 tokens a response.
 """
 
 import dataclasses
