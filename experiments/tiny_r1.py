@@ -20,8 +20,8 @@ requests refused 96 → 97 ± 4 %, harmless ones answered 90 → 98 ± 2 %. The 
 labels as their makers did. The student learned 96.3, 98.5 and 99.0 % from `curated` (390 GFLOP), and 91.2, 72.8 and 92.6 % by RL
 alone (445 GFLOP); each seed's intervals are apart.
 
-What did not work: with a base of 1,200 steps one seed of two failed, with 4 epochs of cold start one of three (it had learned the layout and not
-the sums). With 30 steps of preference reward a policy thanked without end, its judge's hole: experiments/tiny_r1_hacked.py.
+What did not work: with a base of 1,200 steps one seed of two failed, with 4 epochs of cold start one of three (it had learned the layout
+and not the sums). With 30 steps of preference reward a policy thanked without end, its judge's hole: experiments/tiny_r1_hacked.py.
 """
 
 import dataclasses
