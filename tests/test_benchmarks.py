@@ -60,6 +60,7 @@ def test_the_figure_of_slots_shows_how_many_there_are_and_how_often_one_is_taken
     assert first[1]['y'] == [4, 4, 3.5, 3.5, 1.2, 1.2] and second[0]['y'] == [0, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_step_samples_the_given_lengths_and_its_logprobs_are_the_full_pass_s():
     w = dict(workload.TV, layers=1, questions=2, group=4, prompt=5, new=16)
     step = grpo_step.Step(w, grpo_step.RowConfig(10 + 2 * 16, 2, prompts=10, block=16), buckets=3, dtype='float32')

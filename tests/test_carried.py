@@ -108,6 +108,7 @@ def recipe(**change):
     return dataclasses.replace(whole, stages=(zero,), grading=GradingConfig(workers=1))
 
 
+@pytest.mark.slow
 def test_a_run_carries_samples_and_a_killed_one_ends_with_the_same_bits(tmp_path, monkeypatch):
     stage.run(recipe(), str(tmp_path / 'whole'))
     lines = list(read(str(tmp_path / 'whole' / 'metrics.jsonl')))

@@ -332,6 +332,7 @@ def test_every_parameter_names_its_axes():
     assert len(axes) == len(shapes) and all(len(a) == s.ndim for a, s in zip(axes, shapes, strict=True))
 
 
+@pytest.mark.slow
 def test_attention_with_values_narrower_than_keys_has_its_gradient():
     rng = np.random.default_rng(0)
     segment = jnp.array(np.r_[[0] * 4, np.repeat([1, 2], 8)][None])

@@ -127,7 +127,8 @@ def test_the_bias_moves_by_policy_and_never_by_gradient(low, policy):
         np.testing.assert_allclose(bias[sure], 0.01 * np.sign(load.mean() - load)[sure], atol=1e-6)
 
 
-@pytest.mark.parametrize('mesh', [(2, 2, 2), pytest.param((1, 8, 1), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize('mesh', [(2, 2, 2), (1, 8, 1)], ids=str)
 def test_any_mesh_gives_the_same_gradient(mesh):
     params = params_of(LATENT)
     rng = np.random.default_rng(3)

@@ -90,7 +90,7 @@ def test_any_cut_of_a_batch_gives_the_same_gradient(params, base, cut):
 
 
 @pytest.mark.parametrize('mesh', [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 8, 1)])
-@pytest.mark.parametrize('cut', [(64, 8), (72, 8, 12, 20)])
+@pytest.mark.parametrize('cut', [pytest.param((64, 8), marks=pytest.mark.slow), (72, 8, 12, 20)])
 def test_any_mesh_gives_the_same_gradient(params, base, mesh, cut):
     assert_same(gradients(params, *cut, mesh=mesh), base)
 
@@ -143,6 +143,7 @@ def test_the_gradient_is_that_of_plain_rows(params, base):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'change',
     [
@@ -238,6 +239,7 @@ def test_a_bad_step_is_skipped_and_counted(how):
     assert all((np.asarray(a) == 0).all() for a in jax.tree.leaves(state.opt_state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'change',
     [

@@ -181,6 +181,7 @@ def plain(whole, tmp_path_factory):
     return run_zero(whole, tmp_path_factory.mktemp('plain'), max_refills=0, reference_every=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'change',
     [

@@ -1,6 +1,7 @@
 """Rewards in the loop: graded beside training, faults that cost their own samples only, problems and parts that fit each other."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import sys
@@ -139,10 +140,10 @@ def test_graders_work_while_the_reference_passes(tmp_path, monkeypatch):
     monkeypatch.setattr(combine.Scoring, 'result', noted('result', combine.Scoring.result))
     monkeypatch.setattr(loop.Training, 'logprobs', noted('pass', loop.Training.logprobs))
     run(tmp_path / 'plain', Part('length', graders.length, deadline=30.0))
-    assert events == ['begin', 'pass', 'result']
+    assert [name for name, _ in itertools.groupby(events)] == ['begin', 'pass', 'result']
     events.clear()  # with dynamic sampling the grades decide on what to pass over
     run(tmp_path / 'refills', Part('accuracy', graders.same, deadline=30.0), max_refills=1)
-    assert events[:2] == ['begin', 'result'] and 'pass' not in events[:-1]
+    assert [name for name, _ in itertools.groupby(events)][:2] == ['begin', 'result'] and 'pass' not in events[:-1]
 
 
 def test_problems_that_cannot_be_graded_are_removed_and_counted(tmp_path, capsys):
