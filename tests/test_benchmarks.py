@@ -13,8 +13,10 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
+import agreement
 import grpo_step
 import hlo
+import partial
 import slots
 import tpu_compile
 import workload
@@ -97,3 +99,41 @@ def test_the_decoding_loop_gathers_no_weights():
     before = sum(n for (kind, scope), n in moved.items() if kind == 'all-gather' and 'decode/while' not in scope)
     weight = 4 * model.width * model.kv_heads * model.head_dim // 2  # the smallest matrix's part of a device, bytes
     assert max(inside.values(), default=0) < weight < before
+
+
+def test_what_partial_rollouts_cost_is_read_from_their_metrics(tmp_path):
+    lines = [{'stage': 'base', 'step': 1, 'tokens_per_second': 9.0}]
+    for step, (drawn, seconds, groups, most) in enumerate([(60, 2.0, 3, 0), (80, 4.0, 1, 2), (90, 3.0, 2, 1)]):
+        common = {'stage': 'zero', 'tokens_per_second': 10.0 + step, 'policy/importance_capped': 0.1}
+        rollout = {'rollout/drawn': drawn, 'rollout/samples': 4 * groups, 'rollout/tokens': 5.0, 'rollout/carried': 6}
+        ages = {'rollout/staleness': most / 4, 'rollout/staleness_max': most}
+        lines += [
+            {**common, **rollout, **ages, 'time/sample': seconds},
+            {**common, **rollout, **ages},
+        ]  # two steps a rollout
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    seen = partial.costs([tmp_path], 'zero', samples=4)
+    assert seen == {
+        'sampled_per_s': 30,
+        'trained_per_s': 11,
+        'step_s': [3.0, 4.0],
+        'groups': [2, 1.0],
+        'staleness': [0.25, 1, 2],
+        'capped': 0.1,
+        'carried': 6,
+    }
+    whole = [{k: v for k, v in line.items() if k.split('/')[-1] not in ('drawn', 'carried')} for line in lines]
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, whole)))
+    seen = partial.costs([tmp_path], 'zero', samples=4)  # drawn is what was graded: 60, 20 and 40
+    assert seen['sampled_per_s'] == round(40 / 3) and 'staleness' not in seen
+
+
+def test_settings_agree_where_the_interval_of_their_difference_holds_0():
+    def ends(*means):
+        return {seed: {'pass@1': mean, 'pass@1_ci': [mean - 0.1, mean + 0.1]} for seed, mean in enumerate(means)}
+
+    near = agreement.compared(ends(0.5, 0.6), ends(0.52, 0.57))
+    assert near['agree'] and near['on'] == [[0.5, 0.4, 0.6], [0.6, 0.5, 0.7]]
+    mean, low, high = near['difference']  # t with one degree of freedom: 12.706 · 0.025
+    assert mean == pytest.approx(0.005) and [low, high] == pytest.approx([0.005 - 0.3177, 0.005 + 0.3177], abs=1e-3)
+    assert not agreement.compared(ends(0.5, 0.6), ends(0.3, 0.4001))['agree']
