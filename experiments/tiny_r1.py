@@ -7,8 +7,9 @@ The world is `r1jax.data.bilingual`, sums modulo 10 with words in the steps, ask
 else people ask, harmless or not. Stages are those of the R1 report, one function each, in its order; what differs from
 experiments/r1_671b.py is sizes. What each stage is for shows in the evaluation of the next.
 
-Three seeds on two CPU cores that others used, too, 28 minutes for seed 0 (2026-11-23; docs/results/tiny_r1.md has all figures, and
-curves). Held-out sums, before and after R1-Zero and after what follows, pass@1 and language consistency in percent:
+Three seeds on two CPU cores that others used, too; seed 0 took 21 minutes beside a run of the tests (2026-11-23;
+docs/results/tiny_r1.md has all figures, and curves). Held-out sums, before and after R1-Zero and after what follows, pass@1 and
+language consistency in percent:
 
     seed   base      zero      cold_start  reasoning_rl  sft        all_scenarios
     0      27, 88    98, 55    96, 100     94, 100       99, 100    99, 100
