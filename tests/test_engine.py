@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_refused(engine, params):
         jax.set_mesh(sharding.make_mesh(MeshConfig(fsdp=3))),
         pytest.raises(ValueError, match='multiple of the 3 devices'),
     ):
-        Engine(DECODE, 6, P)
+        Engine(DECODE, SLOTS, P)
 
 
 # --- through Sampler
