@@ -93,6 +93,7 @@ class Sizes:
     samples: int = 16  # a question, for evaluations too
     zero_steps: int = 100
     cold_prompts: int = 800
+    cold_epochs: int = 12  # after 4 a seed in three had learned the layout and not the sums
     reasoning_steps: int = 60
     prompts: int = 2000  # of rejection sampling
     chats: int = 10_000  # answers to general prompts, for SFT
@@ -225,7 +226,9 @@ def tuned(name: str, start: str, sizes: Sizes, examples, epochs: int, **kwargs) 
 
 
 def cold_start(sizes: Sizes) -> Stage:
-    return tuned('cold_start', 'base', sizes, Kept('cold_start_data'), epochs=12, evals=(sums(sizes, THINKING),))
+    return tuned(
+        'cold_start', 'base', sizes, Kept('cold_start_data'), sizes.cold_epochs, evals=(sums(sizes, THINKING),)
+    )
 
 
 def reasoning_rl(sizes: Sizes) -> Stage:
