@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from workload import emit, now
 
 from r1jax import sharding
-from r1jax.config import GRPO, ModelConfig, OptimConfig
+from r1jax.config import GRPO, MeshConfig, ModelConfig, OptimConfig
 from r1jax.rl import logprobs
 from r1jax.sample import Decode, Prompts, sample, sample_keys
 from r1jax.train import optim
@@ -51,9 +51,7 @@ LENGTH = PROMPTS + BLOCK * BLOCKS
 def mesh_of(topology: str, data: int, fsdp: int, tensor: int) -> Mesh:
     devices = topologies.get_topology_desc(topology, 'tpu').devices
     fsdp = fsdp or len(devices) // (data * tensor)
-    return Mesh(
-        np.array(devices).reshape(data, fsdp, tensor), ('data', 'fsdp', 'tensor'), axis_types=(AxisType.Auto,) * 3
-    )
+    return sharding.make_mesh(MeshConfig(data, fsdp, tensor), devices)
 
 
 def like(tree, where):

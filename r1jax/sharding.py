@@ -1,60 +1,155 @@
 """Where arrays live: a mesh, and rules from logical axis names to mesh axes.
 
-The model names its axes ('embed', 'heads', 'batch', …); this file alone says over which devices each is split. Rows are split over
-data × fsdp, weights over fsdp (their width) and tensor (heads, hidden, vocabulary). XLA inserts the collectives (GSPMD).
+The model names its axes ('embed', 'heads', 'batch', …); `r1jax.config.Rules` alone says over which devices each is split. By default rows
+are split over data × fsdp × expert and their tokens over sequence; weights over fsdp × expert × sequence (their width), tensor (heads,
+hidden, vocabulary) and expert (experts). XLA inserts the collectives (GSPMD), but where a file writes them out.
 
 `constrain` raises on a name it does not know: a misspelt axis would otherwise silently replicate an array.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from r1jax.config import MeshConfig
+from r1jax.config import AXES, MeshConfig, Rules
 
-RULES: dict[str, str | tuple[str, ...] | None] = {
-    'batch': ('data', 'fsdp'),
-    'embed': 'fsdp',
-    'vocab': 'tensor',
-    'heads': 'tensor',
-    'kv_heads': 'tensor',
-    'hidden': 'tensor',
-    'head_dim': None,
-    'latent': None,
-    'expert': None,  # experts are whole on each device of data × tensor, their width over fsdp; an axis of their own is left for pods
-    'rank': None,
-    'layers': None,
-    'length': None,
-    'micro': None,
-    'norm': None,
-}
+Logical = (
+    str | tuple[str, ...] | None
+)  # what a dimension is: one logical axis, several (the first the slowest), or nothing that is split
+
+_DEFAULT = Rules()
+_rules: contextvars.ContextVar[Rules] = contextvars.ContextVar('rules', default=_DEFAULT)
+_traced = [_DEFAULT]  # the rules that what is compiled was traced under
+_NAMES = tuple(field.name for field in dataclasses.fields(Rules))
+_TYPES = (AxisType.Auto,) * len(
+    AXES
+)  # not the default Explicit, under which an fsdp + tensor model fails at the embedding gather
 
 
-def make_mesh(cfg: MeshConfig) -> Mesh:
-    """Mesh of `cfg` over the first data·fsdp·tensor devices. ValueError if there are fewer."""
-    shape = (cfg.data, cfg.fsdp, cfg.tensor)
-    need, devices = int(np.prod(shape)), jax.devices()
-    if need > len(devices):
-        raise ValueError(f'mesh {cfg} needs {need} devices, {len(devices)} are here')
-    # Auto, not the default Explicit: under Explicit an fsdp + tensor model fails at the embedding gather.
-    return jax.make_mesh(shape, ('data', 'fsdp', 'tensor'), (AxisType.Auto,) * 3, devices=devices[:need])
+def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Mesh of `cfg` over the first of `devices`, those that are here or those of a topology.
+
+    With `slices` each slice holds an equal part of the data axis; devices that do not say which slice is theirs are cut in order.
+
+    Raises:
+      ValueError: there are fewer devices or slices than asked for, or the slices are of unequal size.
+    """
+    shape, devices = _shape(cfg), list(jax.devices() if devices is None else devices)
+    if cfg.devices > len(devices):
+        raise ValueError(f'mesh {_told(cfg)} needs {cfg.devices} devices, {len(devices)} are here')
+    if cfg.data % cfg.slices:
+        raise ValueError(f'mesh.data={cfg.data} must be a multiple of mesh.slices={cfg.slices}, which it spans')
+    slices: dict[int, list] = {}
+    for each in devices:
+        slices.setdefault(getattr(each, 'slice_index', 0), []).append(each)
+    if cfg.slices > 1 and len(slices) > 1:
+        chosen = [slices[i][: cfg.devices // cfg.slices] for i in sorted(slices)[: cfg.slices]]
+        sizes = [len(each) for each in chosen]
+        if len(sizes) < cfg.slices or sum(sizes) < cfg.devices:
+            raise ValueError(
+                f'mesh.slices={cfg.slices} of {cfg.devices // cfg.slices} devices each: here are {len(slices)} slices of '
+                f'{", ".join(str(len(each)) for each in slices.values())} devices'
+            )
+        inner = (cfg.data // cfg.slices, *shape[1:])
+        outer = (cfg.slices, *(1 for _ in shape[1:]))
+        flat = [each for part in chosen for each in part]
+        return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, flat), AXES, axis_types=_TYPES)
+    if cfg.slices == 1 and len(slices) > 1:  # one slice is enough, or it is not one network
+        devices = slices[min(slices)]
+        if cfg.devices > len(devices):
+            raise ValueError(
+                f'mesh {_told(cfg)} needs {cfg.devices} devices, but a slice has {len(devices)}: give mesh.slices, of {len(slices)} here'
+            )
+    return jax.make_mesh(shape, AXES, _TYPES, devices=devices[: cfg.devices])
 
 
-def spec(*axes: str | None) -> PartitionSpec:
-    """PartitionSpec of logical axes. ValueError on an unknown name."""
-    for a in axes:
-        if a is not None and a not in RULES:
-            raise ValueError(f'unknown logical axis {a!r}; known: {", ".join(RULES)}')
-    return PartitionSpec(*(None if a is None else RULES[a] for a in axes))
+def abstract_mesh(cfg: MeshConfig) -> AbstractMesh:
+    """The mesh of `cfg` without devices, to trace and to describe for."""
+    return AbstractMesh(_shape(cfg), AXES, _TYPES)
 
 
-def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
-    return NamedSharding(mesh, spec(*axes))
+def _shape(cfg):
+    return tuple(getattr(cfg, axis) for axis in AXES)
+
+
+def _told(cfg):
+    return ', '.join(f'{axis}={getattr(cfg, axis)}' for axis in AXES if getattr(cfg, axis) > 1)
+
+
+@contextlib.contextmanager
+def using(cfg: MeshConfig) -> Iterator[Mesh]:
+    """Within it arrays live on the mesh of `cfg`, by its rules."""
+    mesh = make_mesh(cfg)
+    with ruled(cfg.rules), jax.set_mesh(mesh):
+        yield mesh
+
+
+@contextlib.contextmanager
+def ruled(rules: Rules) -> Iterator[None]:
+    """Within it, what is traced goes by these rules. jax remembers under which mesh it traced a function, but not by which rules: where
+    they change, it is made to forget what it traced.
+    """
+    before = _rules.set(rules)
+    _retrace(rules)
+    try:
+        yield
+    finally:
+        _rules.reset(before)
+        _retrace(_rules.get())
+
+
+def _retrace(rules):
+    if _traced[0] != rules:
+        jax.clear_caches()
+        _traced[0] = rules
+
+
+def over(*logical: str, mesh: Mesh | AbstractMesh | None = None) -> tuple[str, ...]:
+    """The mesh axes of more than one device that logical axes are split over, on `mesh` or where this is traced; none on one device.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    for name in logical:
+        if name not in _NAMES:
+            raise ValueError(f'unknown logical axis {name!r}; known: {", ".join(_NAMES)}')
+    sizes = (jax.sharding.get_abstract_mesh() if mesh is None else mesh).shape
+    rules = _rules.get()
+    axes = dict.fromkeys(axis for name in logical for axis in getattr(rules, name))
+    return tuple(axis for axis in axes if sizes.get(axis, 1) > 1)
+
+
+def ways(*logical: str, mesh: Mesh | AbstractMesh | None = None) -> int:
+    """Into how many parts logical axes are split together, on `mesh` or where this is traced."""
+    sizes = (jax.sharding.get_abstract_mesh() if mesh is None else mesh).shape
+    return math.prod(sizes[axis] for axis in over(*logical, mesh=mesh))
+
+
+def spec(*axes: Logical, mesh: Mesh | AbstractMesh | None = None) -> PartitionSpec:
+    """PartitionSpec of logical axes, one entry a dimension, on `mesh` or where this is traced. A mesh axis goes to the first dimension
+    that is split over it. ValueError on an unknown name.
+    """
+    taken: set[str] = set()
+    parts: list[str | tuple[str, ...] | None] = []
+    for each in axes:
+        names = () if each is None else (each,) if isinstance(each, str) else each
+        here = tuple(axis for axis in over(*names, mesh=mesh) if axis not in taken)
+        taken.update(here)
+        parts.append(here if len(here) > 1 else here[0] if here else None)
+    return PartitionSpec(*parts)
+
+
+def named(mesh: Mesh | AbstractMesh, *axes: Logical) -> NamedSharding:
+    return NamedSharding(mesh, spec(*axes, mesh=mesh))
 
 
 def size(axis: str) -> int:
@@ -68,7 +163,7 @@ def platform() -> str:
     return device.platform if device else jax.default_backend()
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+def constrain(x: jax.Array, *axes: Logical) -> jax.Array:
     """Pins `x` to the sharding of `axes`, one name a dimension; outside a mesh only the names are checked."""
     p = spec(*axes)
     if len(axes) != x.ndim:
@@ -80,7 +175,8 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 def by_shard(fn: Callable, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> Callable:
     """`fn` on each device's own shards, its collectives written out (`gather`, `scatter`, `total`, `largest`): for loops in which XLA
-    would repeat a collective that is needed once. A tuple of logical axes for each input and output. Outside a mesh `fn` itself.
+    would repeat a collective that is needed once. A tuple of `Logical` for each input and output, empty where it is whole on each device.
+    Outside a mesh `fn` itself.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return fn
@@ -88,17 +184,12 @@ def by_shard(fn: Callable, inputs: Sequence[tuple], outputs: Sequence[tuple]) ->
     return jax.shard_map(fn, in_specs=into, out_specs=out, check_vma=False)
 
 
-def rows_split() -> tuple[str, ...]:
-    """The mesh axes that rows are really split over where this is traced; none on one device."""
-    return tuple(a for a in RULES['batch'] if size(a) > 1)
-
-
 def by_rows(fn: Callable, inputs: Sequence[int | None], outputs: int | tuple[int | None, ...] | None) -> Callable:
     """`fn` on each device's own rows, where the compiler would gather those of all; what is split over `tensor` is left to it.
 
     inputs, outputs: of each argument (a tree) and result, which axis of its arrays is the rows; None: it is whole on each device.
     """
-    shards = rows_split()
+    shards = over('batch')
     if not shards:
         return fn
 
@@ -109,26 +200,37 @@ def by_rows(fn: Callable, inputs: Sequence[int | None], outputs: int | tuple[int
     return jax.shard_map(fn, in_specs=tuple(map(split, inputs)), out_specs=out, axis_names=set(shards), check_vma=False)
 
 
-def gather(x: jax.Array, axis: str, along: int) -> jax.Array:
-    """Within `by_shard`: the shards of a mesh axis, joined along a dimension."""
-    return x if size(axis) == 1 else jax.lax.all_gather(x, axis, axis=along, tiled=True)
+# Within `by_shard`. `logical`: the logical axis whose devices take part; without one that is split, nothing is done
 
 
-def scatter(x: jax.Array, axis: str, along: int) -> jax.Array:
-    """Within `by_shard`: the sum over a mesh axis, each device keeping its part of a dimension."""
-    return x if size(axis) == 1 else jax.lax.psum_scatter(x, axis, scatter_dimension=along, tiled=True)
+def gather(x: jax.Array, logical: str, along: int) -> jax.Array:
+    """The shards along a logical axis, joined along a dimension."""
+    return jax.lax.all_gather(x, axes, axis=along, tiled=True) if (axes := over(logical)) else x
 
 
-def total(x: Any, axis: str) -> Any:
-    """Within `by_shard`: the sum over a mesh axis, of an array or of each of a tree."""
-    return x if size(axis) == 1 else jax.lax.psum(x, axis)
+def scatter(x: jax.Array, logical: str, along: int, summed: Sequence[str]) -> jax.Array:
+    """The sum over the logical axes `summed`, each device keeping its part of a dimension that is split as `logical`."""
+    rest = over(*summed)
+    for axis in over(logical):
+        if axis in rest:
+            x = jax.lax.psum_scatter(x, axis, scatter_dimension=along, tiled=True)
+        else:  # each of its devices holds the same
+            part = x.shape[along] // size(axis)
+            x = jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * part, part, along)
+    rest = tuple(axis for axis in rest if axis not in over(logical))
+    return jax.lax.psum(x, rest) if rest else x
 
 
-def largest(x: jax.Array, axis: str) -> jax.Array:
-    """Within `by_shard`: the maximum over a mesh axis."""
-    return x if size(axis) == 1 else jax.lax.pmax(x, axis)
+def total(x: Any, *logical: str) -> Any:
+    """The sum over logical axes, of an array or of each of a tree."""
+    return jax.lax.psum(x, axes) if (axes := over(*logical)) else x
 
 
-def index(axis: str) -> jax.Array | int:
-    """Within `by_shard`: which part of a mesh axis this device holds."""
-    return 0 if size(axis) == 1 else jax.lax.axis_index(axis)
+def largest(x: jax.Array, logical: str) -> jax.Array:
+    """The maximum over a logical axis."""
+    return jax.lax.pmax(x, axes) if (axes := over(logical)) else x
+
+
+def index(logical: str) -> jax.Array | int:
+    """Which part along a logical axis this device holds."""
+    return jax.lax.axis_index(axes) if (axes := over(logical)) else 0

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
 from r1jax import sharding
 from r1jax.checks import model_of
@@ -62,7 +62,7 @@ class Trained:
 
 
 def mesh_of(cfg: MeshConfig) -> AbstractMesh:
-    return AbstractMesh((cfg.data, cfg.fsdp, cfg.tensor), ('data', 'fsdp', 'tensor'), (AxisType.Auto,) * 3)
+    return sharding.abstract_mesh(cfg)
 
 
 def model(recipe: Recipe, stage: Stage) -> ModelConfig:
@@ -115,7 +115,7 @@ def in_slots(recipe: Recipe, stage: Stage) -> programs.Chunk:
     """Traces the engine's programs for a stage that samples: prompts in, into slots, a chunk of tokens."""
     cfg, mesh, decode, drawn = model(recipe, stage), mesh_of(recipe.mesh), _decode(recipe, stage), stage.source.sample
     ids, count = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32), number(np.int32)
-    rows, prompts = (drawn.slots,), (recipe.mesh.data * recipe.mesh.fsdp,)
+    rows, prompts = (drawn.slots,), (recipe.mesh.ways('batch'),)
     with jax.sharding.use_abstract_mesh(mesh):
         params = compiled.described_params(cfg, mesh)
         weights = jax.eval_shape(functools.partial(programs.prepared, model=cfg), params)

@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from r1jax.checks import validate
-from r1jax.config import GRPO, Part, Phase
+from r1jax.config import GRPO, MeshConfig, Part, Phase
 from r1jax.data.kept import Kept
 from r1jax.settings import BadInput, override
 
@@ -46,6 +46,18 @@ def test_what_can_run_passes(assignments):
     ('assignments', 'message'),
     [
         ('mesh.data=16', 'mesh data×fsdp×tensor = 16×1×1 needs 16 devices, 8 are here'),
+        ('mesh.sequence=16', 'mesh data×fsdp×sequence×tensor = 1×1×16×1 needs 16 devices, 8 are here'),
+        (
+            'mesh.data=3 mesh.slices=2',
+            'mesh.data=3 must be a multiple of mesh.slices=2: each slice has an equal part of it',
+        ),
+        ('mesh.sequence=5', 'model.width=32 is split over mesh.sequence=5, so it must be a multiple of it'),
+        ('mesh.sequence=8 base.rows.length=60', 'base.rows.length=60 is split over mesh.sequence=8, so it must be'),
+        ('mesh.fsdp=2 mesh.expert=2 model.width=34', 'model.width=34 is split over mesh fsdp×expert = 4'),
+        (
+            'base.rows.per_microbatch=6 mesh.expert=4',
+            'base.rows.per_microbatch=6 must be a multiple of mesh data×fsdp×expert = 4',
+        ),
         ('mesh.data=0', 'mesh.data=0 must be in [1, inf)'),
         ('mesh.tensor=4', 'model.kv_heads=2 is split over mesh.tensor=4, so it must be a multiple of it'),
         ('model.hidden=63 mesh.tensor=2', 'model.hidden=63 is split over mesh.tensor=2'),
@@ -124,6 +136,13 @@ def zero(**changes):
             zero(model=dataclasses.replace(WIDER, context=20), start='init'),
             'zero.source.sample: max_prompt + max_tokens',
         ),
+        (zero(mesh=MeshConfig(data=16)), 'zero.mesh data×fsdp×tensor = 16×1×1 needs 16 devices, 8 are here'),
+        (zero(mesh=MeshConfig(tensor=4)), 'zero.model.kv_heads=2 is split over mesh.tensor=4'),
+        (
+            zero(mesh=MeshConfig(data=8)),
+            'zero.source.sample.slots=16 must be a multiple of samples × mesh data×fsdp = 4×8',
+        ),
+        (zero(mesh=2), 'zero.mesh must be MeshConfig | None, not 2'),
         (zero(template='chat'), 'zero.template must be Callable[[Problem, Any], str] | None'),
         (
             base(source=dataclasses.replace(BASE.source, examples=Kept('zero'))),

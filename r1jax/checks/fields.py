@@ -59,7 +59,8 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
         'eps': _POSITIVE,
     },
     config.LoRA: {'rank': _ONE_UP, 'alpha': _POSITIVE},
-    config.MeshConfig: dict.fromkeys(('data', 'fsdp', 'tensor'), _ONE_UP),
+    config.MeshConfig: dict.fromkeys((*config.AXES, 'slices'), _ONE_UP),
+    config.Rules: {},
     config.RowConfig: {
         **dict.fromkeys(('length', 'per_microbatch'), _ONE_UP),
         **dict.fromkeys(('prompts', 'block'), _ZERO_UP),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from r1jax.checks.rows import Row
 from r1jax.config import (
+    AXES,
     GRPO,
     NLL,
     REWARD_MODELS,
@@ -54,13 +55,42 @@ def model_differences(ours: ModelConfig, theirs: ModelConfig) -> str:
 
 
 def split(model: ModelConfig, mesh: MeshConfig) -> Iterator[Row]:
-    for field in ('heads', 'kv_heads', 'hidden', 'vocab', 'width'):
-        axis = 'fsdp' if field == 'width' else 'tensor'  # as in r1jax.sharding
-        size, parts = getattr(model, field), getattr(mesh, axis)
-        yield size % parts == 0, f'{field}={size} is split over mesh.{axis}={parts}, so it must be a multiple of it'
+    sizes = {field: getattr(model, field) for field in ('heads', 'kv_heads', 'hidden', 'vocab')}
+    sizes['embed'] = model.width
     if model.moe:
-        size, parts = model.moe.hidden, mesh.tensor
-        yield size % parts == 0, f'moe.hidden={size} is split over mesh.tensor={parts}, so it must be a multiple of it'
+        sizes |= {'moe.hidden': model.moe.hidden, 'moe.expert': model.moe.experts}
+    for name, size in sizes.items():
+        field = {'embed': 'width', 'moe.expert': 'moe.experts'}.get(name, name)
+        axis = name.removeprefix('moe.')
+        fits = size % mesh.ways(axis) == 0
+        yield fits, f'{field}={size} is split over {parts(mesh, axis)}, so it must be a multiple of it'
+
+
+def parts(mesh: MeshConfig, *logical: str) -> str:
+    """The devices that logical axes are split over, in words: `mesh.fsdp=2`, or `mesh data×fsdp = 6`."""
+    over = mesh.over(*logical)
+    if len(over) == 1:
+        return ''.join(f'mesh.{axis}={n}' for axis, n in over.items())
+    return f'mesh {"×".join(over)} = {mesh.ways(*logical)}'
+
+
+def rows_over(mesh: MeshConfig) -> str:
+    """The axes that rows are split over, by name; those of one device only where they usually are not."""
+    return '×'.join(a for a in mesh.rules.batch if a in ('data', 'fsdp') or getattr(mesh, a) > 1)
+
+
+def devices(mesh: MeshConfig, here: int) -> Iterator[Row]:
+    """Of a mesh, whose name is the path to it."""
+    sizes = {axis: getattr(mesh, axis) for axis in AXES}
+    told = [axis for axis in AXES if axis in ('data', 'fsdp', 'tensor') or sizes[axis] > 1]
+    axes, product = '×'.join(told), '×'.join(str(sizes[axis]) for axis in told)
+    there = f'{here} {"is" if here == 1 else "are"} here'
+    yield mesh.devices <= here, f' {axes} = {product} needs {mesh.devices} devices, {there}'
+    whole = mesh.data % mesh.slices == 0
+    yield (
+        whole,
+        f'.data={mesh.data} must be a multiple of mesh.slices={mesh.slices}: each slice has an equal part of it',
+    )
 
 
 def adapters(lora: LoRA, model: ModelConfig | None) -> Iterator[Row]:

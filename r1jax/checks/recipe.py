@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
+from r1jax.checks import models
 from r1jax.checks.fields import fields
 from r1jax.checks.models import adapters, from_weights, model_differences, model_of, roles, split
 from r1jax.checks.rows import Row, naming, under
@@ -16,6 +17,7 @@ from r1jax.config import (
     Agreement,
     Collect,
     Distil,
+    MeshConfig,
     OnPolicy,
     Recipe,
     Stage,
@@ -47,20 +49,20 @@ def validate(recipe: Recipe, devices: int) -> None:
 
 
 def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
-    mesh, names = recipe.mesh, [stage.name for stage in recipe.stages]
-    need, axes = mesh.data * mesh.fsdp * mesh.tensor, f'{mesh.data}×{mesh.fsdp}×{mesh.tensor}'
-    here = f'{devices} {"is" if devices == 1 else "are"} here'
+    names = [stage.name for stage in recipe.stages]
     yield bool(names), 'the recipe has no stages'
     yield from naming('recipe', [recipe.name])
     yield from naming('stages', names, reserved=('init', 'recipe', *PRESETS))
-    yield need <= devices, f'mesh data×fsdp×tensor = {axes} needs {need} devices, {here}'
+    meshes = {'mesh': recipe.mesh} | {f'{s.name}.mesh': s.mesh for s in recipe.stages if s.mesh}
+    for path, mesh in meshes.items():
+        yield from ((holds, path + sentence) for holds, sentence in models.devices(mesh, devices))
     first = recipe.stages[0]
     for field in ('model', 'tokenizer'):
         read = from_weights(first.start) and not (field == 'tokenizer' and first.start in PRESETS)  # a preset has none
         known = getattr(recipe, field) is not None or read or (field == 'model' and first.model is not None)
         yield known, f'{field}=None is read from weights, but {first.name}.start={first.start!r} is no weights file'
     if recipe.model:
-        yield from under('model', split(recipe.model, mesh))
+        yield from under('model', split(recipe.model, recipe.mesh))
     for i, stage in enumerate(recipe.stages):
         known = ['init', *names[:i]]
         hint = f': {stage.start} does not come before it' if stage.start in names else nearest(stage.start, known)
@@ -82,19 +84,20 @@ def _reads(stage: Stage, before: Sequence[str], names: Sequence[str]) -> Iterato
 
 
 def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
-    shards = recipe.mesh.data * recipe.mesh.fsdp
+    mesh = stage.mesh or recipe.mesh
+    if (model := stage.model or (stage.mesh and model_of(recipe, stage))) is not None:
+        yield from under('model', split(model, mesh))
     if stage.model:
-        yield from under('model', split(stage.model, recipe.mesh))
         theirs = next((model_of(recipe, each) for each in recipe.stages if each.name == stage.start), None)
         differ = model_differences(stage.model, theirs) if theirs else ''
         yield not differ, f'model has another shape than that of {stage.start}, where it starts: {differ}'
     if isinstance(stage.source, Collect):
-        yield from collect(stage, model_of(recipe, stage), shards)
+        yield from collect(stage, model_of(recipe, stage), mesh)
     else:
-        yield from _trained(stage, recipe, shards)
+        yield from _trained(stage, recipe, mesh)
 
 
-def _trained(stage: Stage, recipe: Recipe, shards: int) -> Iterator[Row]:
+def _trained(stage: Stage, recipe: Recipe, mesh: MeshConfig) -> Iterator[Row]:
     for field in ('loss', 'optim', 'rows'):
         yield getattr(stage, field) is not None, f'{field}=None: only a stage that collects trains nothing'
     source, loss, phases, rows = stage.source, stage.loss, stage.phases, stage.rows.per_microbatch
@@ -107,7 +110,11 @@ def _trained(stage: Stage, recipe: Recipe, shards: int) -> Iterator[Row]:
     yield whole, f'rows.length={cut.length} must be rows.prompts={cut.prompts} and a multiple of rows.block={cut.block}'
     stored = isinstance(source, Stored)
     yield not (stored and cut.prompts), f'rows.prompts={cut.prompts} has no effect: stored examples share no prompts'
-    yield rows % shards == 0, f'rows.per_microbatch={rows} must be a multiple of mesh data×fsdp = {shards}'
+    shards = mesh.ways('batch')
+    over = f'mesh {models.rows_over(mesh)} = {shards}'
+    yield rows % shards == 0, f'rows.per_microbatch={rows} must be a multiple of {over}'
+    even = cut.length % mesh.ways('length') == 0
+    yield even, f'rows.length={cut.length} is split over {models.parts(mesh, "length")}, so it must be a multiple of it'
     if stage.lora:
         yield from under('lora', adapters(stage.lora, model))
     for before, after in itertools.pairwise(phase.step for phase in phases):
@@ -117,14 +124,14 @@ def _trained(stage: Stage, recipe: Recipe, shards: int) -> Iterator[Row]:
         yield isinstance(source, OnPolicy) or not samples, f'phases.{i} is about sampling, but a Stored source has none'
         yield from rewards(f'phases.{i}.rewards', phase.rewards) if phase.rewards is not None else ()
     if isinstance(source, OnPolicy):
-        yield from on_policy(stage, model, shards)
+        yield from on_policy(stage, model, mesh)
     names = [each.name for each in stage.evals]
     yield from naming('evals', names)
     for i, each in enumerate(stage.evals):
         if isinstance(each, Agreement):
             continue
         own = each.sample or getattr(source, 'sample', None)
-        yield from under(f'evals.{each.name}', evaluation(each, own, names[:i], model, shards))
+        yield from under(f'evals.{each.name}', evaluation(each, own, names[:i], model, mesh))
 
 
 def _duration(stage: Stage) -> Iterator[Row]:

@@ -7,19 +7,20 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from r1jax import config
+from r1jax.checks.models import rows_over
 from r1jax.checks.rows import Row, naming, under
-from r1jax.config import GRPO, Eval, ModelConfig, Part, SampleConfig, Stage
+from r1jax.config import GRPO, Eval, MeshConfig, ModelConfig, Part, SampleConfig, Stage
 from r1jax.settings import nearest
 
 
-def on_policy(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:
+def on_policy(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iterator[Row]:
     source, sample = stage.source, stage.source.sample
     Q, G, minibatches, buffer = source.questions, source.samples, source.minibatches, source.overlong_buffer
     limits = [sample.max_tokens, *(phase.max_tokens for phase in stage.phases if phase.max_tokens)]
     longest = dataclasses.replace(sample, max_tokens=max(limits))
     yield sample.temperature > 0, 'source.sample.temperature=0: greedy sampling has no log-probabilities to learn from'
     yield Q * G % minibatches == 0, f'source: questions×samples = {Q}×{G} must be a multiple of {minibatches=}'
-    yield from sampling('source.sample', longest, G, shards, model)
+    yield from sampling('source.sample', longest, G, mesh, model)
     rows, total = stage.rows, longest.max_prompt + longest.max_tokens
     if rows.prompts:
         yield (
@@ -84,7 +85,7 @@ def _taught(stage: Stage) -> Iterator[Row]:
     yield source.overlong != 'soft', "source.overlong='soft' has no effect with loss=Distil: it changes rewards"
 
 
-def collect(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Row]:
+def collect(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iterator[Row]:
     source, sample, n = stage.source, stage.source.sample, stage.source.samples
     for field, nothing in (
         ('steps', 0),
@@ -98,7 +99,7 @@ def collect(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Ro
         unused = getattr(stage, field) == nothing
         yield unused, f'{field} has no effect: a stage that collects trains nothing; leave it {nothing!r}'
     yield sample.temperature > 0 or n == 1, f'source.sample.temperature=0: greedy sampling draws {n} times the same'
-    yield from sampling('source.sample', sample, n, shards, model)
+    yield from sampling('source.sample', sample, n, mesh, model)
     yield from rewards('source.rewards', source.rewards)
     names, decide = [part.name for part in source.rewards], [each.part for each in source.correct]
     yield bool(decide), 'source.correct is empty: nothing says what is kept'
@@ -117,10 +118,10 @@ def collect(stage: Stage, model: ModelConfig | None, shards: int) -> Iterator[Ro
 
 
 def evaluation(
-    cfg: Eval, sample: SampleConfig | None, before: Sequence[str], model: ModelConfig | None, shards: int
+    cfg: Eval, sample: SampleConfig | None, before: Sequence[str], model: ModelConfig | None, mesh: MeshConfig
 ) -> Iterator[Row]:
     yield sample is not None, 'sample must be given: the stage itself does not sample'
-    yield from sampling('sample', sample, cfg.samples, shards, model)
+    yield from sampling('sample', sample, cfg.samples, mesh, model)
     yield from rewards('rewards', cfg.rewards)
     rated = 'accuracy' in [part.name for part in cfg.rewards]
     yield rated or cfg.answer is None, 'rewards must have a part accuracy, which decides pass@1, or answer must be None'
@@ -133,8 +134,9 @@ def evaluation(
     yield cfg.cap_at in ('', *before), f'cap_at={cfg.cap_at!r} must name an evaluation listed before it{hint}'
 
 
-def sampling(at: str, cfg: SampleConfig, samples: int, shards: int, model: ModelConfig | None) -> Iterator[Row]:
-    unit = f'samples × mesh data×fsdp = {samples}×{shards}'
+def sampling(at: str, cfg: SampleConfig, samples: int, mesh: MeshConfig, model: ModelConfig | None) -> Iterator[Row]:
+    shards = mesh.ways('batch')
+    unit = f'samples × mesh {rows_over(mesh)} = {samples}×{shards}'
     yield cfg.slots % (samples * shards) == 0, f'{at}.slots={cfg.slots} must be a multiple of {unit}'
     if model:
         fits = cfg.max_prompt + cfg.max_tokens <= model.context

@@ -6,8 +6,8 @@ batches come from and which loss they meet. Functions (rewards, templates) are p
 Two words for sizes: *questions* and *samples* (a question's G answers). Rows and microbatches are memory settings: they change no
 result beyond rounding.
 
-All names are public here, in `r1jax.config`; the files tell a part each: `model` its shape, `learning` losses and optimizer, `sources`
-what is learned from, `collect` rejection sampling, `recipe` stages and the whole.
+All names are public here, in `r1jax.config`; the files tell a part each: `model` its shape, `learning` losses and optimizer, `mesh` the
+devices, `sources` what is learned from, `collect` rejection sampling, `recipe` stages and the whole.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from r1jax.config.learning import (
     BradleyTerry,
     Distil,
     LoRA,
-    MeshConfig,
     OptimConfig,
     Pointwise,
     RowConfig,
 )
+from r1jax.config.mesh import AXES, MeshConfig, Rules
 from r1jax.config.model import (
     MLA,
     Llama3Scaling,
@@ -64,6 +64,7 @@ from r1jax.config.sources import (
 
 __all__ = [
     'Agreement',
+    'AXES',
     'Batched',
     'BradleyTerry',
     'Collect',
@@ -95,6 +96,7 @@ __all__ = [
     'Recipe',
     'REWARD_MODELS',
     'RowConfig',
+    'Rules',
     'SampleConfig',
     'Stage',
     'stages_read',

@@ -1,4 +1,4 @@
-"""How a stage learns: what its loss is, what is trained, by which steps, and how a step is cut and spread over devices."""
+"""How a stage learns: what its loss is, what is trained, by which steps, and how a step is cut."""
 
 from __future__ import annotations
 
@@ -100,15 +100,6 @@ class LoRA:
 
 
 @dataclass
-class MeshConfig:
-    """Devices along each axis. Rows are split over data × fsdp, weights over fsdp and tensor."""
-
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-
-
-@dataclass
 class RowConfig:
     """Packing and microbatching: time and memory, not mathematics.
 
@@ -117,7 +108,9 @@ class RowConfig:
     """
 
     length: int  # tokens of a packed row: prompts + a multiple of block
-    per_microbatch: int = 8  # rows a microbatch; a multiple of data × fsdp
+    per_microbatch: int = (
+        8  # rows a microbatch; a multiple of the devices that rows are split over: data × fsdp × expert
+    )
     prompts: int = 0  # at least the longest prompt; 0: a prompt stands in its responses' block
     # at least the longest response (with prompts=0: prompt + response); 0: what prompts leave of the row
     block: int = 0

@@ -13,11 +13,11 @@ from r1jax.config.learning import (
     BradleyTerry,
     Distil,
     LoRA,
-    MeshConfig,
     OptimConfig,
     Pointwise,
     RowConfig,
 )
+from r1jax.config.mesh import MeshConfig
 from r1jax.config.model import ModelConfig
 from r1jax.config.sources import Examples, GradingConfig, OnPolicy, Part, Problems, SampleConfig, Stored, Tokenizers
 from r1jax.types import Problem, Response
@@ -84,6 +84,9 @@ class Stage:
     # None: that of the stage it starts from, else the recipe's. Context, remat and dtype may differ from those of the weights
     model: ModelConfig | None = None
     template: Callable[[Problem, Any], str] | None = None  # None: the recipe's
+    mesh: MeshConfig | None = (
+        None  # None: the recipe's. Weights come from a stage on another mesh through its checkpoint
+    )
     lora: LoRA | None = None  # None: all weights are trained. A later stage starts from the adapters merged into them
     phases: tuple[Phase, ...] = ()
     evals: tuple[Eval | Agreement, ...] = ()  # Agreement for reward models, Eval for all others

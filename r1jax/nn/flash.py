@@ -48,7 +48,7 @@ def serving(q: jax.Array, k: jax.Array, v: jax.Array, prompts: int, block: int, 
     bfloat16, even lengths, and heads of a multiple of 8 entries, at most 128, with values as wide as keys.
     """
     where = sharding.platform()
-    rows, heads = sharding.size('data') * sharding.size('fsdp'), sharding.size('tensor')
+    rows, heads = sharding.ways('batch'), sharding.ways('kv_heads')
     if q.shape[0] % rows or k.shape[2] % heads:
         return None
     if where == 'tpu':

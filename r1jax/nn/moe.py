@@ -37,7 +37,7 @@ def experts(
     real bool[B,T], False on padding: output 0, not in the loads. replay i[B,T,k]: choices to take in place of the router's; −1: none.
     """
     names = [n for n in ('router', 'router_bias', *NAMES) if n in w]
-    shards = sharding.rows_split()
+    shards = sharding.over('batch')
 
     def local(*args):
         out, choice, load = _experts(cfg, *args)

@@ -93,7 +93,7 @@ class Scorer:
 
     def rows(self, length: int) -> int:
         """R of calls with rows of `length` tokens: a multiple of the devices that share them."""
-        devices = self.mesh.shape['data'] * self.mesh.shape['fsdp']
+        devices = sharding.ways('batch', mesh=self.mesh)
         return -(-max(self.tokens // length, 1) // devices) * devices
 
 

@@ -88,10 +88,10 @@ def empty(prompts: Sequence[KV], slots: int, size: int) -> tuple[KV, ...]:
 
 
 def placed(layers: tuple[KV, ...]) -> tuple[KV, ...]:
-    """The layers where they live on the mesh: slots over its rows, heads over `tensor` where it divides them."""
+    """The layers where they live on the mesh: slots over its rows, heads as far as they divide."""
 
     def place(a):
-        heads = 'kv_heads' if a.shape[2] % sharding.size('tensor') == 0 else None
+        heads = 'kv_heads' if a.shape[2] % sharding.ways('kv_heads') == 0 else None
         return sharding.constrain(a, None, 'batch', heads, None, None)
 
     return jax.tree.map(place, layers)

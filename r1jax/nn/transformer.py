@@ -30,7 +30,7 @@ from r1jax.nn import layers, mla, moe
 from r1jax.nn.attention import Rows, attend, heads_first
 from r1jax.nn.cache import KV, Cached
 from r1jax.nn.flash import attend_packed
-from r1jax.sharding import constrain, named, platform, size
+from r1jax.sharding import constrain, named, platform, ways
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
 
@@ -204,12 +204,14 @@ def unstack(params: Params) -> Params:
 
 def for_few_rows(params: Params, dtype: str) -> Params:
     """An unstacked model made ready for decoding: each weight as its columns, in the type that products take, whole along its width
-    (split over `tensor` alone), so that the loop gathers none. Where nothing is split over `tensor`, weights that read one input stand
+    (split over heads and hidden entries alone), so that the loop gathers none. Where these are not split, weights that read one input stand
     side by side ('qkv', 'gate_up').
     """
 
     def layer(w):
-        together = size('tensor') == 1  # else the halves of a product would lie on other devices than their use
+        together = (
+            ways('heads', 'kv_heads', 'hidden') == 1
+        )  # else the halves of a product would lie on other devices than their use
         out = {n: w[n] for n in w if n.endswith(('_norm', '_bias')) or n == 'router'}
         out |= {n: moe.for_few_rows(w[n], dtype) for n in moe.NAMES if n in w}
         products = {}

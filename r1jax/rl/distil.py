@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.nn.layers import matmul, outer
-from r1jax.rl.logprobs import IDS, STATE, WEIGHT, Front, apart, at_temperature, chunk, cut, logits, vocab_sum
+from r1jax.rl.logprobs import IDS, ROWS, STATE, WEIGHT, Front, apart, at_temperature, chunk, cut, logits, vocab_sum
 
 Head = tuple[
     jax.Array, jax.Array, str
@@ -72,9 +72,9 @@ def _head(how, x, w, y, v, chunks, temperature):
 def _distribution(h, w, dtype, temperature):
     """Of a chunk: log-probabilities and probabilities [B,C,V], where the largest is, and the logarithm of the sum, [B,C]."""
     z = logits(h, w, dtype) / temperature
-    top = sharding.largest(z.max(-1), 'tensor')
+    top = sharding.largest(z.max(-1), 'vocab')
     e = jnp.exp(z - top[..., None])
-    mass = sharding.total(vocab_sum(e), 'tensor')
+    mass = sharding.total(vocab_sum(e), 'vocab')
     total = top + jnp.log(mass)
     return z - total[..., None], e / mass[..., None], z == top[..., None], total
 
@@ -83,14 +83,14 @@ def _forward(how, x, w, y, v, chunks, temperature):
     dtype, their_dtype, C, kl = how
 
     def shard(x, w, y, v, chunks, temperature):
-        w, v = (sharding.gather(a.astype(d), 'fsdp', 1) for a, d in ((w, dtype), (v, their_dtype)))
+        w, v = (sharding.gather(a.astype(d), 'embed', 1) for a, d in ((w, dtype), (v, their_dtype)))
 
         def body(i, out):
             at = i * C
             logp, p, best, total = _distribution(cut(x, at, C), w, dtype, temperature)
             logq, q, same, their_total = _distribution(cut(y, at, C), v, their_dtype, temperature)
             terms = q * (logq - logp), p * (logp - logq), -p * logp, -q * logq, (best & same).astype(jnp.float32)
-            sums = sharding.total(tuple(map(vocab_sum, terms)), 'tensor')
+            sums = sharding.total(tuple(map(vocab_sum, terms)), 'vocab')
             new = *sums[:4], jnp.minimum(sums[4], 1), total, their_total
             return tuple(jax.lax.dynamic_update_slice_in_dim(a, b, at, 1) for a, b in zip(out, new, strict=True))
 
@@ -107,7 +107,7 @@ def _backward(how, kept, cotangents):
     x, w, y, v, chunks, temperature, *per_token = kept
 
     def shard(x, w, y, v, chunks, temperature, total, their_total, loss, g):
-        w, v = (sharding.gather(a.astype(d), 'fsdp', 1) for a, d in ((w, dtype), (v, their_dtype)))
+        w, v = (sharding.gather(a.astype(d), 'embed', 1) for a, d in ((w, dtype), (v, their_dtype)))
 
         def body(i, carry):
             dx, dw = carry
@@ -123,7 +123,7 @@ def _backward(how, kept, cotangents):
 
         zero = jnp.zeros(x.shape, jnp.float32), jnp.zeros(w.shape, jnp.float32)
         dx, dw = jax.lax.fori_loop(0, chunks, body, zero)
-        return sharding.total(dx, 'tensor'), sharding.total(sharding.scatter(dw, 'fsdp', 1), 'data')
+        return sharding.total(dx, 'vocab'), sharding.scatter(dw, 'embed', 1, ROWS)
 
     run = sharding.by_shard(shard, (STATE, WEIGHT, STATE, WEIGHT, (), (), *(IDS,) * 4), (STATE, WEIGHT))
     dx, dw = run(x, w, y, v, chunks, temperature, *per_token, cotangents[0] / temperature)

@@ -56,13 +56,13 @@ def at_temperature(temperature: jax.Array | float) -> jax.Array:
 
 def chunk(shape: tuple[int, int], vocab: int, kinds: int = 1) -> int:
     """C for rows [B,T], where so many kinds of logits exist at a time."""
-    rows, vocab = _rows(shape[0]), vocab / sharding.size('tensor')
+    rows, vocab = _rows(shape[0]), vocab / sharding.ways('vocab')
     return max(1, min(shape[1], int(_LOGITS / (rows * vocab * kinds))))
 
 
 def _rows(B: int) -> float:
     """Of B rows, those of one device."""
-    return B / sharding.size('data') / sharding.size('fsdp')
+    return B / sharding.ways('batch')
 
 
 def apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -107,23 +107,24 @@ def _head(dtype, C, x, unembed, y, chunks, temperature):
     return _forward(dtype, C, x, unembed, y, chunks, temperature)[0]
 
 
+ROWS = ('batch', 'length')  # what tokens are split over
 STATE, IDS, WEIGHT = ('batch', 'length', None), ('batch', 'length'), ('vocab', 'embed')
 
 
 def _forward(dtype, C, x, unembed, y, chunks, temperature):
     def shard(x, unembed, y, chunks, temperature):
-        w = sharding.gather(unembed.astype(dtype), 'fsdp', 1)
-        first = sharding.index('tensor') * w.shape[0]
+        w = sharding.gather(unembed.astype(dtype), 'embed', 1)
+        first = sharding.index('vocab') * w.shape[0]
 
         def body(i, out):
             at = i * C
             z = logits(cut(x, at, C), w, dtype) / temperature
-            top = sharding.largest(z.max(-1), 'tensor')
+            top = sharding.largest(z.max(-1), 'vocab')
             e = jnp.exp(z - top[..., None])
             own = cut(y, at, C) - first
             picked = jnp.take_along_axis(z, jnp.clip(own, 0, w.shape[0] - 1)[..., None], -1)[..., 0]
             picked = jnp.where((own >= 0) & (own < w.shape[0]), picked, 0.0)
-            mass, mean, picked = sharding.total((vocab_sum(e), vocab_sum(e * z), picked), 'tensor')
+            mass, mean, picked = sharding.total((vocab_sum(e), vocab_sum(e * z), picked), 'vocab')
             total = top + jnp.log(mass)
             new = picked - total, total - mean / mass, total
             return tuple(jax.lax.dynamic_update_slice_in_dim(a, b, at, 1) for a, b in zip(out, new, strict=True))
@@ -140,8 +141,8 @@ def _backward(dtype, C, kept, cotangents):
     x, unembed, y, chunks, temperature, total = kept
 
     def shard(x, unembed, y, chunks, temperature, total, g):
-        w = sharding.gather(unembed.astype(dtype), 'fsdp', 1)
-        ids = jnp.arange(w.shape[0]) + sharding.index('tensor') * w.shape[0]
+        w = sharding.gather(unembed.astype(dtype), 'embed', 1)
+        ids = jnp.arange(w.shape[0]) + sharding.index('vocab') * w.shape[0]
 
         def body(i, carry):
             dx, dw = carry
@@ -155,7 +156,7 @@ def _backward(dtype, C, kept, cotangents):
 
         zero = jnp.zeros(x.shape, jnp.float32), jnp.zeros(w.shape, jnp.float32)
         dx, dw = jax.lax.fori_loop(0, chunks, body, zero)
-        return sharding.total(dx, 'tensor'), sharding.total(sharding.scatter(dw, 'fsdp', 1), 'data')
+        return sharding.total(dx, 'vocab'), sharding.scatter(dw, 'embed', 1, ROWS)
 
     run = sharding.by_shard(shard, (STATE, WEIGHT, IDS, (), (), IDS, IDS), (STATE, WEIGHT))
     dx, dw = run(x, unembed, y, chunks, temperature, total, cotangents[0] / temperature)

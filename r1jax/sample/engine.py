@@ -69,7 +69,7 @@ class Engine:
         columns: most tokens of a chunk; prefill: tokens of prompts that are computed together, about.
         ValueError: slots that the devices cannot share evenly.
         """
-        self.devices = sharding.size('data') * sharding.size('fsdp')
+        self.devices = sharding.ways('batch')
         if slots % self.devices:
             raise ValueError(f'{slots=} must be a multiple of the {self.devices} devices that rows are split over')
         self.size, self.columns = max_prompt + decode.max_tokens, columns

@@ -41,7 +41,7 @@ class Prompts:
 
 def smaller(rows: int, count: int) -> list[int]:
     """The sizes that `count` batch sizes shrink to from `rows`, each a multiple of the devices that share the rows."""
-    devices = sharding.size('data') * sharding.size('fsdp')
+    devices = sharding.ways('batch')
     sizes = [rows]
     for _ in range(count - 1):
         sizes.append(-(-round(_SHRINK * sizes[-1]) // devices) * devices)

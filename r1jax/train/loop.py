@@ -46,7 +46,7 @@ class Context:
 
     workdir: str
     ready: Prepared
-    mesh: Mesh
+    mesh: Mesh  # of the stage that is run
     log: Log
     view: Live
     signals: Signals

@@ -6,6 +6,7 @@ those before it are over. What runs it goes by its source: `RUNNERS`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,6 +21,7 @@ from r1jax.train import aside, checkpoint, learned, restore
 from r1jax.train.collect import Collecting
 from r1jax.train.inputs import Book, Changes, needs
 from r1jax.train.interrupt import Signals, Stopped
+from r1jax.train.jobs import Job
 from r1jax.train.live import Live
 from r1jax.train.log import Log, write_summary
 from r1jax.train.loop import Context, Training
@@ -52,8 +54,11 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
         status = open_workdir(workdir, recipe)
         for folder in aside.recover(workdir):
             print(f'a run was killed while it set something aside, which is now in {folder}')
-    mesh = sharding.make_mesh(recipe.mesh)
-    with jax.set_mesh(mesh), Pool(recipe.grading.workers, recipe.grading.memory_mb << 20) as pool, Signals() as signals:
+    with (
+        sharding.using(recipe.mesh) as mesh,
+        Pool(recipe.grading.workers, recipe.grading.memory_mb << 20) as pool,
+        Signals() as signals,
+    ):
         with as_bad_input():
             warmed = pool.warm(_graders(recipe, wanted))  # they start while data are read
             ready = prepare(recipe, workdir, wanted, jax.device_count(), pool)
@@ -87,11 +92,8 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
                         continue
                     book.begin(job)
                     book.write()
-                    runner = RUNNERS[type(job.stage.source)](
-                        context, learned.bound(job, context.lineage(), mesh, ready.tokenizer)
-                    )
-                    entry = runner.run()
-                    book.finish(name, log.cut(name), entry, runner.outputs())
+                    entry, outputs = _run(context, job)
+                    book.finish(name, log.cut(name), entry, outputs)
                     book.write()
                     _summary(recipe, workdir)
             finally:
@@ -101,6 +103,15 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
                 except ValueError as error:  # must not hide what ended the run
                     view.note(f'no report: {error}')
     return _summary(recipe, workdir)
+
+
+def _run(context: Context, job: Job) -> tuple[dict, dict]:
+    """Runs a stage on its mesh: its entry in summary.json, and what it ended with."""
+    with sharding.using(job.stage.mesh or context.ready.recipe.mesh) as mesh:
+        context = dataclasses.replace(context, mesh=mesh)
+        job = learned.bound(job, context.lineage(), mesh, context.ready.tokenizer)
+        runner = RUNNERS[type(job.stage.source)](context, job)
+        return runner.run(), runner.outputs()
 
 
 def _refuse_unmet(book: Book, wanted: Sequence[str]) -> None:
