@@ -116,6 +116,23 @@ def test_the_size_of_chunks_changes_nothing(engine, params):
     assert max(ran.steps for ran in small.ran) == 3 < max(ran.steps for ran in engine.ran)
 
 
+def test_what_goes_on_later_has_the_draws_that_it_would_have_had(engine):
+    asked = requests(12, seed=4, longest=30)
+    whole = drained(engine, asked)
+    cut = drained(engine, [dataclasses.replace(r, limit=min(r.limit, 7)) for r in asked])
+    left = [r for r in asked if cut[r.tag].why == 'limit']
+    later = drained(engine, [_behind(r, cut[r.tag].tokens) for r in left])
+    assert sum(len(answer.tokens) for answer in later.values()) > 20
+    for r in left:
+        parts = cut[r.tag], later[r.tag]
+        np.testing.assert_array_equal(np.concatenate([p.tokens for p in parts]), whole[r.tag].tokens)
+        np.testing.assert_allclose(np.concatenate([p.logp for p in parts]), whole[r.tag].logp, atol=1e-5)
+
+
+def _behind(r, tokens):
+    return Request([*r.prompt, *tokens], r.limit - len(tokens), r.key, r.temperature, len(tokens), r.tag)
+
+
 def test_a_prompt_is_computed_once_for_all_that_wait_with_it(engine, monkeypatch):
     seen = []
 
@@ -189,23 +206,6 @@ def test_with_fixed_slots_a_row_does_not_depend_on_how_many_are_asked_for(params
     assert {ran.slots for ran in sampler.engine.ran} == {8}
     np.testing.assert_array_equal(few.tokens, many.tokens[:4])
     np.testing.assert_array_equal(few.logp, many.logp[:4])
-
-
-def test_a_budget_hands_back_what_goes_on_later_with_the_same_draws(params):
-    sampler = Sampler(DECODE, P, 4, questions=2, seed=3)
-    ids, prompts = questions(4)
-    whole = {row.index: row for row in sampler.stream(params, ids, prompts, 1, 12, 1.0)}
-    cut = {row.index: row for row in sampler.stream(params, ids, prompts, 1, 12, 1.0, budget=70)}
-    assert {row.why for row in whole.values()} == {'stop', 'limit'}
-    assert {row.why for row in cut.values()} > {'cancelled'}
-    got = sum(len(row.tokens) for row in cut.values())
-    assert 70 <= got < 70 + sampler.slots
-    left = np.array([12 if cut[i].why == 'cancelled' else 0 for i in range(16)])
-    begun = [cut[i].tokens if left[i] else [] for i in range(16)]
-    later = {row.index: row for row in sampler.stream(params, ids, prompts, 1, left, 1.0, begun=begun)}
-    for i, row in whole.items():
-        np.testing.assert_array_equal(np.concatenate([cut[i].tokens, later[i].tokens]), row.tokens)
-        np.testing.assert_allclose(np.concatenate([cut[i].logp, later[i].logp]), row.logp, atol=1e-5)
 
 
 def test_latent_attention_and_experts_with_their_routes():

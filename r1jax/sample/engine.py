@@ -79,7 +79,6 @@ class Engine:
         self.key_words = np.asarray(jax.random.key_data(jax.random.key(0))).size
         self.weights: Any = None
         self.like: programs.Shapes | None = None  # of prompts' keys; None until all is compiled
-        self.budget = 0
         self.ran: list[Ran] = []
         self.reset()
 
@@ -100,15 +99,12 @@ class Engine:
 
     # --- what a caller does
 
-    def load(self, params: Any, budget: int = 0) -> None:
-        """Takes weights for the requests that follow, and how many tokens may be drawn with them (0: any number): once there are as many,
-        at most a token a slot more, what is unfinished is cancelled. ValueError: there are unfinished requests, which began with other
-        weights.
-        """
+    def load(self, params: Any) -> None:
+        """Takes weights for the requests that follow. ValueError: there are unfinished requests, which began with other weights."""
         if not self.idle:
             raise ValueError(f'{self.unfinished} requests are unfinished: other weights would go on with their text')
         self.prompts.params, self.weights = params, programs.prepared(params, self.decode.model)
-        self.budget, self.ran = budget, []
+        self.ran = []
 
     def unload(self) -> None:
         """Gives back the memory of the weights and of the slots."""
@@ -207,8 +203,6 @@ class Engine:
     def _start(self) -> None:
         """Fills slots and starts a chunk; gives the slots back where nothing is left to do."""
         self.flight = None
-        if (left := self._left()) <= 0:
-            self._stop()
         if not self.unfinished:
             self._leave()
             return
@@ -222,26 +216,8 @@ class Engine:
         else:
             free = S - max((n for n in self.sizes if n < rows), default=0)
         before = self.table.length.copy()
-        steps = min(self.columns, -(-left // rows))
-        self.layers, out = self._chunk(self.layers, self.table, free, steps)
+        self.layers, out = self._chunk(self.layers, self.table, free, self.columns)
         self.flight = _Flight(out, list(self.owner), before, admitted)
-
-    def _left(self) -> int:
-        """Tokens of the budget that are left."""
-        if not self.budget:
-            return self.columns * self.sizes[0]
-        return self.budget - sum(ran.tokens for ran in self.ran)
-
-    def _stop(self) -> None:
-        """Cancels all that is unfinished."""
-        unfinished = [*self.running, *self.waiting]
-        for answer in unfinished:
-            answer.why = 'cancelled'
-        self.over += unfinished
-        self.owner = [None] * len(self.owner)
-        self.waiting.clear()
-        self.dropped.clear()
-        self.prompts.clear()
 
     def _chunk(self, layers, table, free, steps):
         table = jax.tree.map(np.copy, table)  # the host goes on writing to it

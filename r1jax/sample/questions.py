@@ -27,12 +27,12 @@ from r1jax.types import Response, Rollout
 
 
 class Row(NamedTuple):
-    """A row that is over, or that a budget has ended."""
+    """A row that is over."""
 
     index: int  # among the Q·G rows
     tokens: np.ndarray  # i32[n], new ones
     logp: np.ndarray  # f32[n], nats
-    why: str  # it ended: 'stop', a stop token; 'limit'; 'cancelled', by the budget
+    why: str  # it ended: 'stop', a stop token; 'limit'
     # i16[≤P+n,M,k], experts of each token, the prompt's first; −1 where it was not read
     routes: np.ndarray | None = None
 
@@ -125,20 +125,13 @@ class Sampler:
         rollout: int,
         limit: int | np.ndarray,
         temperature: float,
-        begun: Sequence[Sequence[int]] | None = None,
-        budget: int = 0,
     ) -> Iterator[Row]:
-        """The rows of `__call__`, each as it ends, while the device goes on with the others.
-
-        begun: of each row [Q·G] the tokens that it has already, of the same rollout number; it goes on behind them with the draws
-        that it would have had. budget: new tokens, all rows together, after which no more are sampled (0: any number; at most one a slot
-        more); what is unfinished then comes with the tokens that it has, perhaps none.
-        """
+        """The rows of `__call__`, each as it ends, while the device goes on with the others."""
         limit = np.minimum(np.broadcast_to(limit, len(question) * self.samples), self.decode.max_tokens)
-        if len(limit) <= self.slots and begun is None and not (budget or self.fixed):
+        if len(limit) <= self.slots and not self.fixed:
             yield from self._together(params, question, prompts, rollout, limit, temperature)
         else:
-            yield from self._in_slots(params, question, prompts, rollout, limit, temperature, begun, budget)
+            yield from self._in_slots(params, question, prompts, rollout, limit, temperature)
 
     def _policy(self, params):
         """What draws: these weights or rounded ones."""
@@ -178,14 +171,12 @@ class Sampler:
             routes = None if out.routes is None else out.routes[b, : start + on.sum()]
             yield Row(b, out.tokens[b][on], out.logp[b][on], 'stop' if out.finished[b] else 'limit', routes)
 
-    def _in_slots(self, params, question, prompts, rollout, limit, temperature, begun, budget):
+    def _in_slots(self, params, question, prompts, rollout, limit, temperature):
         """By the engine."""
-        G, keys, requests = self.samples, self.keys(question, rollout), []
-        for b in range(len(limit)):
-            before = list(begun[b]) if begun is not None else []
-            rest = int(limit[b]) - len(before)
-            requests.append(Request([*prompts[b // G], *before], rest, keys[b], float(temperature), len(before), b))
-        yield from self.answer(params, requests, budget)
+        G, keys = self.samples, self.keys(question, rollout)
+        hot = float(temperature)
+        rows = [Request(prompts[b // G], int(n), keys[b], hot, tag=b) for b, n in enumerate(limit)]
+        yield from self.answer(params, rows)
 
     def keys(self, question: Sequence[int], rollout: int) -> np.ndarray:
         """u32[Q·G,·], the key of each row of these questions."""
@@ -193,11 +184,11 @@ class Sampler:
             self.seed, rollout, np.repeat(np.asarray(question, np.int32), self.samples), self.sample_ids(question)
         )
 
-    def answer(self, params, requests: Sequence[Request], budget: int = 0) -> Iterator[Row]:
+    def answer(self, params, requests: Sequence[Request]) -> Iterator[Row]:
         """What the engine gives to requests, whose tags are the rows' indexes; as `stream`."""
         engine = self.engine
         engine.reset()  # an earlier stream may have been left
-        engine.load(self._policy(params), budget)
+        engine.load(self._policy(params))
         try:
             for request in requests:
                 engine.submit(request)
