@@ -49,7 +49,7 @@ def requests(count, seed=0, longest=P, hot=(1.0, 0.7, 0.0)):
 def drained(engine, wanted, cancel=()):
     """The answers to some requests by their tags; those with a tag in `cancel` are cancelled while others go on."""
     answers = {r.tag: engine.submit(r) for r in wanted}
-    over = []
+    over, before = [], len(engine.ran)
     while not engine.idle:
         over += engine.advance()
         if engine.unfinished:  # the device is at work while the caller looks at what is over
@@ -58,6 +58,7 @@ def drained(engine, wanted, cancel=()):
             if not answers[tag].why and (answers[tag].tokens.size or len(over) > len(wanted) // 2):
                 engine.cancel(answers[tag])
     assert sorted(a.request.tag for a in over) == sorted(answers)  # each once
+    assert sum(ran.tokens for ran in engine.ran[before:]) == sum(len(a.tokens) for a in over)
     return answers
 
 

@@ -86,7 +86,7 @@ class Rows:
             last=token,
             length=length,
             finished=finished,
-            done=finished | (length >= self.limit),
+            done=self.done | finished | (length >= self.limit),
             tokens=self.tokens.at[:, column].set(token),
             logp=self.logp.at[:, column].set(logp),
         )
