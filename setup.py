@@ -22,7 +22,7 @@ setuptools.setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=setuptools.find_packages(include=['r1jax', 'r1jax.*']),
-    package_data={'r1jax': ['py.typed']},
+    package_data={'r1jax': ['py.typed', 'new/*.txt']},
     python_requires='>=3.11',
     install_requires=[
         'array_record>=0.8.1',
@@ -35,6 +35,7 @@ setuptools.setup(
         'numpy>=2.0',
         'optax>=0.2.6',
         'orbax-checkpoint>=0.11.30',
+        'packaging>=24.0',  # tensorboardX needs it too
         'py3langid>=0.4',  # languages of one script; small, and the language reward is in every R1 recipe
         'pyyaml>=6.0',  # flax needs it too
         'rich>=13.7',

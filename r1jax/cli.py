@@ -4,6 +4,8 @@
     r1jax export CHECKPOINT DIR     writes a Hugging Face folder, or with --adapter one for PEFT
     r1jax report WORKDIR            writes a workdir's report.html anew
     r1jax grade FILE                grades a file of problems with completions
+    r1jax new NAME                  writes a small experiment with a reward of its own, and its test
+    r1jax doctor                    says what this machine gives to a run, and what to do where something is in the way
 
 Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with its traceback; the state
 is kept) and 130 an interrupt. What needs jax is imported only once a command runs, so that `--help` answers at once.
@@ -180,6 +182,47 @@ class Grade:
                 print(line)
 
 
+@dataclasses.dataclass(frozen=True)
+class New:
+    """Write a small experiment with a reward of its own, and a test of it, to change."""
+
+    afterwards: ClassVar[str] = ''
+
+    name: Annotated[tyro.conf.Positional[str], _arg('NAME')]
+    """Of the experiment: DIR/NAME.py and DIR/test_NAME.py are written."""
+    directory: Annotated[Path, _arg('DIR', '(default: here)')] = Path('.')
+    """Where they are written."""
+
+    def __call__(self) -> None:
+        from r1jax import new
+
+        experiment, test = new.write(self.name, self.directory)
+        print(f'{experiment}: r1jax run {experiment} --workdir runs/{self.name}')
+        print(f'{test}: pytest {test}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Say what this machine gives to a run, and what to do where something is in the way. Exit status 1: something is."""
+
+    afterwards: ClassVar[str] = ''
+
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print a JSON line for each finding: check, level (ok, note, fix), seen, todo."""
+
+    def __call__(self) -> None:
+        import json
+
+        from r1jax import doctor
+
+        well = True
+        for each in doctor.examine():
+            print(json.dumps(dataclasses.asdict(each)) if self.json else each.line(), flush=True)
+            well &= each.level != 'fix'
+        if not well:
+            sys.exit(1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: the process's) and returns its exit status; a usage error exits with 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -187,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r1jax {r1jax.__version__}')
         return 0
     about = f'{r1jax.__doc__} This is version {r1jax.__version__}, as --version says.'
-    command = tyro.cli(Run | Export | Report | Grade, prog='r1jax', description=about, args=argv)
+    command = tyro.cli(Run | Export | Report | Grade | New | Doctor, prog='r1jax', description=about, args=argv)
 
     runtime.configure()
     from r1jax.settings import BadInput
