@@ -134,6 +134,11 @@ def ways(*logical: str, mesh: Mesh | AbstractMesh | None = None) -> int:
     return math.prod(sizes[axis] for axis in over(*logical, mesh=mesh))
 
 
+def dividing(logical: str, count: int, mesh: Mesh | AbstractMesh | None = None) -> str | None:
+    """The logical axis for a dimension of so many entries: None where they do not divide over its devices, and are whole on each."""
+    return None if count % ways(logical, mesh=mesh) else logical
+
+
 def spec(*axes: Logical, mesh: Mesh | AbstractMesh | None = None) -> PartitionSpec:
     """PartitionSpec of logical axes, one entry a dimension, on `mesh` or where this is traced. A mesh axis goes to the first dimension
     that is split over it. ValueError on an unknown name.

@@ -74,7 +74,7 @@ class MeshConfig:
     sequence: int = 1  # the tokens of a row, for rows too long for one device; and the width of weights
     # Slices of a pod, or hosts, that only the data-centre network joins: `data` is a multiple of it, and alone crosses between them
     slices: int = 1
-    rules: Rules = Rules()
+    rules: Rules = dataclasses.field(default=Rules(), repr=False)
 
     @property
     def devices(self) -> int:

@@ -2,7 +2,8 @@
 
 `attend` returns `(out, logsumexp)`, so that attention over a set of keys can be computed in parts and joined by `merge`:
 a prompt shared by G samples and each sample's own suffix are two calls and one merge, in decoding and (`attend_rows`) in a
-packed row. Where a platform has kernels for packed rows, `r1jax.nn.flash` uses them in place of `attend_rows`.
+packed row. `r1jax.nn.packed` says what computes packed rows
+where: `attend_rows`, a platform's kernels (`r1jax.nn.flash`), or a ring of devices (`r1jax.nn.ring`).
 
 Axes: B rows, T queries, S keys, N query heads, K key/value heads, R = N/K, H head dim, V value dim (H but in latent
 attention). In `attend` heads stand before tokens and keys
@@ -119,7 +120,7 @@ def _attend_rows(static, q, k, v, masks):
 def _rows_forward(static, q, k, v, masks):
     P, L, dtype = static
     among, to, inside = masks
-    out, total = _attend(*heads_first(*(_blocks(a, P, L) for a in (q, k, v))), inside, dtype)
+    out, total = attend_part(*heads_first(*(_blocks(a, P, L) for a in (q, k, v))), inside, dtype)
     out, total = (_rows(a.swapaxes(1, 2), q.shape[0]) for a in (out, total))
     if P:
         shared = heads_first(q, k[:, :P], v[:, :P])
@@ -132,10 +133,10 @@ def _rows_forward(static, q, k, v, masks):
 
 def _read(heads, queries, mask, dtype):
     q, k, v = heads
-    return tuple(a.swapaxes(1, 2) for a in _attend(q[:, :, queries], k, v, mask, dtype))
+    return tuple(a.swapaxes(1, 2) for a in attend_part(q[:, :, queries], k, v, mask, dtype))
 
 
-def _attend(q, k, v, mask, dtype):
+def attend_part(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, dtype: str) -> tuple[jax.Array, jax.Array]:
     """`attend`, by chunks of queries where the mask comes in them."""
     if not isinstance(mask, Seen):
         return attend(q, k, v, mask, dtype)
@@ -164,12 +165,12 @@ def _rows_backward(static, kept, g):
     B = q.shape[0]
     delta = jnp.einsum('btnh,btnh->btn', g, out, precision=jax.lax.Precision.HIGHEST)  # a sum: float32 everywhere
     by_block = [_blocks(a, P, L) for a in (q, g, total, delta, k, v)]
-    dq, dk, dv = (_rows(a, B) for a in _part_backward(*by_block, inside, dtype))
+    dq, dk, dv = (_rows(a, B) for a in part_backward(*by_block, inside, dtype))
     if not P:
         return dq, dk, dv, None
     shared = k[:, :P], v[:, :P]
-    read = _part_backward(*(a[:, P:] for a in (q, g, total, delta)), *shared, to, dtype)
-    prompt = _part_backward(*(a[:, :P] for a in (q, g, total, delta)), *shared, among, dtype)
+    read = part_backward(*(a[:, P:] for a in (q, g, total, delta)), *shared, to, dtype)
+    prompt = part_backward(*(a[:, :P] for a in (q, g, total, delta)), *shared, among, dtype)
     dq = jnp.concatenate([prompt[0], read[0] + dq], 1)
     return dq, *(jnp.concatenate([x + y, z], 1) for x, y, z in zip(prompt[1:], read[1:], (dk, dv), strict=True)), None
 
@@ -187,15 +188,24 @@ def _rows(a, rows):
     return a.reshape(rows, -1, *a.shape[2:])
 
 
-def _part_backward(q, g, total, delta, k, v, mask, dtype):
-    """Gradients of q [B,T,N,H], k [B,S,K,H] and v [B,S,K,V] through some of the queries' keys: g [B,T,N,V] is that of the output;
+def part_backward(
+    q: jax.Array,
+    g: jax.Array,
+    total: jax.Array,
+    delta: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: Mask,
+    dtype: str,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients f32 of q [B,T,N,H], k [B,S,K,H] and v [B,S,K,V] through some of the queries' keys: g [B,T,N,V] is that of the output;
     total, the logsumexp over all keys, and delta, output · g, are [B,T,N].
     """
     if isinstance(mask, Seen):
 
         def chunk(sums, of):
             *queries, seen = of
-            dq, *more = _part_backward(*queries, k, v, seen.mask(), dtype)
+            dq, *more = part_backward(*queries, k, v, seen.mask(), dtype)
             return tuple(a + b for a, b in zip(sums, more, strict=True)), dq
 
         zero = tuple(jnp.zeros(a.shape, jnp.float32) for a in (k, v))

@@ -26,19 +26,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from r1jax import sharding
-from r1jax.config import ModelConfig
-from r1jax.nn.attention import NONE, Rows, as_mask, attend_rows, merge
+from r1jax.nn.attention import NONE, Rows, as_mask, merge
 
-_TILE = 128  # tokens; splash cuts queries and keys into multiples of it
+TILE = 128  # tokens; splash cuts queries and keys into multiples of it
 _WIDE = ('batch', 'length', 'heads', 'head_dim')  # of q and of the output
 _NARROW = ('batch', 'length', 'kv_heads', 'head_dim')  # of k and v
 _IDS = ('batch', 'length')
-
-
-def attend_packed(cfg: ModelConfig, q: jax.Array, k: jax.Array, v: jax.Array, rows: Rows) -> jax.Array:
-    """`attend_rows` by the kernel that serves these sizes where this will run, or by XLA's operations."""
-    kernel = serving(q, k, v, rows.prompts, rows.block, cfg.dtype) if cfg.attention == 'auto' else None
-    return (kernel or attend_rows)(q, k, v, rows, cfg.dtype)
 
 
 def serving(q: jax.Array, k: jax.Array, v: jax.Array, prompts: int, block: int, dtype: str) -> Callable | None:
@@ -52,7 +45,7 @@ def serving(q: jax.Array, k: jax.Array, v: jax.Array, prompts: int, block: int, 
     if q.shape[0] % rows or k.shape[2] % heads:
         return None
     if where == 'tpu':
-        return splash if prompts % _TILE == block % _TILE == 0 else None
+        return splash if prompts % TILE == block % TILE == 0 else None
     if where == 'gpu':
         H, V = q.shape[-1], v.shape[-1]
         fits = dtype == 'bfloat16' and H == V <= 128 and H % 8 == 0 and prompts % 2 == block % 2 == 0
@@ -93,7 +86,7 @@ def _splash_backward(static, kept, g):
 _splash.defvjp(_splash_forward, _splash_backward)
 
 
-def _ids(segment, parent, prompts):
+def ids(segment: jax.Array, parent: jax.Array, prompts: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """By which ids [B,T] a token reads: its segment, or its prompt's where it follows that in its block; the prompt in its block that
     others follow before it (−1: none); and the prompt that is set apart (−1: none).
     """
@@ -107,8 +100,8 @@ def _ids(segment, parent, prompts):
 def _forward(static, q, k, v, segment, parent):
     P, L, dtype, interpret = static
     q, k, v = ((a * scale).astype(dtype) for a, scale in ((q, q.shape[-1] ** -0.5), (k, 1), (v, 1)))
-    own, sibling, apart = _ids(segment, parent, P)
-    call = functools.partial(_part, interpret=interpret)
+    own, sibling, apart = ids(segment, parent, P)
+    call = functools.partial(part, interpret=interpret)
 
     def by_block(a):
         return a[:, P:].reshape(-1, L, *a.shape[2:])
@@ -135,8 +128,8 @@ def _backward(static, q, k, v, segment, parent, out, total, g):
     P, L, dtype, interpret = static
     H = q.shape[-1]
     q, k, v, g = ((a * scale).astype(dtype) for a, scale in ((q, H**-0.5), (k, 1), (v, 1), (g, 1)))
-    own, sibling, apart = _ids(segment, parent, P)
-    call = functools.partial(_part_backward, interpret=interpret)
+    own, sibling, apart = ids(segment, parent, P)
+    call = functools.partial(part_backward, interpret=interpret)
 
     def by_block(a):
         return a[:, P:].reshape(-1, L, *a.shape[2:])
@@ -165,7 +158,7 @@ def _kernel(heads, queries, keys, causal, interpret):
     from jax.experimental.pallas.ops.tpu import splash_attention as s
 
     def tile(length):
-        return length if interpret else next(n for n in (512, 256, _TILE) if length % n == 0)
+        return length if interpret else next(n for n in (512, 256, TILE) if length % n == 0)
 
     q, kv = tile(queries), tile(keys)
     sizes = s.BlockSizes(block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv)
@@ -187,7 +180,9 @@ def _segments(q_ids, k_ids):
     return s.SegmentIds(jnp.where(q_ids < 0, -1, q_ids), jnp.where(k_ids < 0, -2, k_ids))
 
 
-def _part(q, k, v, q_ids, k_ids, causal, interpret):
+def part(
+    q: jax.Array, k: jax.Array, v: jax.Array, q_ids: jax.Array, k_ids: jax.Array, causal: bool, interpret: bool
+) -> tuple[jax.Array, jax.Array]:
     """out f32[B,T,N,V] and logsumexp f32[B,T,N] over keys of the query's id: q [B,T,N,H], scaled; k [B,S,K,H]; v [B,S,K,V]."""
     kernel = _kernel(q.shape[2], q.shape[1], k.shape[1], causal, interpret)
     out, (total,) = jax.vmap(kernel)(*(a.swapaxes(1, 2) for a in (q, k, v)), _segments(q_ids, k_ids))
@@ -196,7 +191,18 @@ def _part(q, k, v, q_ids, k_ids, causal, interpret):
     return jnp.where(some[..., None], out, 0.0), jnp.where(some, total, NONE)
 
 
-def _part_backward(q, k, v, out, total, g, q_ids, k_ids, causal, interpret):
+def part_backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    out: jax.Array,
+    total: jax.Array,
+    g: jax.Array,
+    q_ids: jax.Array,
+    k_ids: jax.Array,
+    causal: bool,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients f32 of (scaled) q, k and v through the keys of the query's id: `out` and `total` are over all of its keys.
 
     The kernels are public, but only for a gradient through all keys at once: what they take is as in jax 0.10 and 0.12.

@@ -26,7 +26,7 @@ from r1jax.config import ModelConfig, YarnScaling
 from r1jax.nn import layers
 from r1jax.nn.attention import Rows, read, score
 from r1jax.nn.cache import KV, Cached
-from r1jax.nn.flash import attend_packed
+from r1jax.nn.packed import attend_packed
 
 Weights = dict[str, Any]  # of one layer
 

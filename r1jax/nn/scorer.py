@@ -77,9 +77,9 @@ class Scorer:
                 groups.setdefault(min(n for n in self.lengths if n >= len(sequence)), []).append(i)
         calls = []
         with jax.set_mesh(self.mesh):
-            where = sharding.named(self.mesh, 'batch', 'length'), sharding.named(self.mesh, 'batch')
             for T, members in sorted(groups.items()):
-                R = self.rows(T)
+                R, tokens = self.rows(T), sharding.dividing('length', T)
+                where = sharding.named(self.mesh, 'batch', tokens), sharding.named(self.mesh, 'batch')
                 for at in range(0, len(members), R):
                     chosen = members[at : at + R]
                     rows, length = np.zeros((R, T), np.int32), np.zeros(R, np.int32)

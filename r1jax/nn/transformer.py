@@ -29,8 +29,8 @@ from r1jax.config import ModelConfig
 from r1jax.nn import layers, mla, moe
 from r1jax.nn.attention import Rows, attend, heads_first
 from r1jax.nn.cache import KV, Cached
-from r1jax.nn.flash import attend_packed
-from r1jax.sharding import constrain, named, platform, ways
+from r1jax.nn.packed import attend_packed
+from r1jax.sharding import constrain, dividing, named, platform, ways
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
 
@@ -57,7 +57,8 @@ def forward(
     many tokens each expert had, padding apart. routes i[B,T,M,k]: choices to take in place of the router's; −1 leaves it the choice.
     """
     with jax.named_scope('embed'):
-        x = constrain(params['embed'][tokens].astype(jnp.float32), 'batch', 'length', None)
+        length = dividing('length', tokens.shape[1])
+        x = constrain(params['embed'][tokens].astype(jnp.float32), 'batch', length, None)
     cos, sin = layers.rotation(position, layers.frequencies(cfg), layers.amplitude(cfg))
     real = segment >= 0
     rows = Rows.create(segment, parent, prompts, block) if cache is None else None
@@ -154,7 +155,7 @@ def _block(cfg, w, x, cos, sin, rows, old, cache, real, replay):
         if 'router' in w:
             out, choice, load = moe.experts(cfg, w, h, real, replay)
             x, aux = x + out, {'choices': choice, 'load': load}
-    return constrain(x, 'batch', 'length', None), (kv, aux)
+    return constrain(x, 'batch', dividing('length', x.shape[1]), None), (kv, aux)
 
 
 def _mlp(cfg, w, h):
