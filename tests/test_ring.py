@@ -45,9 +45,9 @@ def off(a, b):
 @pytest.mark.parametrize(
     ('mesh', 'prompts', 'block', 'blocks'),
     [
-        (EIGHT, 16, 24, 2),
+        pytest.param(EIGHT, 16, 24, 2, marks=pytest.mark.slow),
         (EIGHT, 15, 23, 2),  # 61 tokens
-        (MeshConfig(data=2, sequence=4), 17, 22, 3),
+        pytest.param(MeshConfig(data=2, sequence=4), 17, 22, 3, marks=pytest.mark.slow),
         (MeshConfig(fsdp=2, tensor=2, sequence=2), 14, 25, 1),
     ],
     ids=str,

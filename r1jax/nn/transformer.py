@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from r1jax.config import ModelConfig
-from r1jax.nn import layers, mla, moe
+from r1jax.nn import embedding, layers, mla, moe
 from r1jax.nn.attention import Rows, attend, heads_first
 from r1jax.nn.cache import KV, Cached
 from r1jax.nn.packed import attend_packed
@@ -57,8 +57,10 @@ def forward(
     many tokens each expert had, padding apart. routes i[B,T,M,k]: choices to take in place of the router's; −1 leaves it the choice.
     """
     with jax.named_scope('embed'):
-        length = dividing('length', tokens.shape[1])
-        x = constrain(params['embed'][tokens].astype(jnp.float32), 'batch', length, None)
+        if cache is None:
+            x = embedding.lookup(params['embed'], tokens)
+        else:
+            x = constrain(params['embed'][tokens].astype(jnp.float32), 'batch', None, None)
     cos, sin = layers.rotation(position, layers.frequencies(cfg), layers.amplitude(cfg))
     real = segment >= 0
     rows = Rows.create(segment, parent, prompts, block) if cache is None else None

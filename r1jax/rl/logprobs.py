@@ -5,7 +5,9 @@ fullest row needs. Each chunk's logits are recomputed in the backward pass. Chun
 be sharded: each device loops over its own rows and its part of V, gathers the unembedding's width once a pass, in the type it is
 multiplied in, and scatters its gradient once. (Left to XLA, both happen in every chunk.)
 
-Axes: B rows, T tokens, D width, V vocabulary, C tokens of a chunk.
+Where the tokens of a row lie on several devices (context parallelism), each device's are rows of their own from here on.
+
+Axes: B rows, T tokens, D width, V vocabulary, C tokens of a chunk; of S devices' parts of rows R = S·B and t = T/S.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from r1jax.nn.layers import matmul, outer, product_t
 
 # Logits that exist at once on a device, 134 MB: memory does not grow with V, and 680 rows of V = 50k fill a matmul.
 _LOGITS = 2**25
+ROWS = ('length', 'batch')  # what rows are split over here, where each device's tokens are rows of their own
 
 
 def token_logprobs(
@@ -57,7 +60,7 @@ def at_temperature(temperature: jax.Array | float) -> jax.Array:
 def chunk(shape: tuple[int, int], vocab: int, kinds: int = 1) -> int:
     """C for rows [B,T], where so many kinds of logits exist at a time."""
     rows, vocab = _rows(shape[0]), vocab / sharding.ways('vocab')
-    return max(1, min(shape[1], int(_LOGITS / (rows * vocab * kinds))))
+    return max(1, min(-(-shape[1] // sharding.ways('length')), int(_LOGITS / (rows * vocab * kinds))))
 
 
 def _rows(B: int) -> float:
@@ -69,36 +72,88 @@ def apart(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """The arrays [B,…], with what is computed of them kept from running beside what they are computed of: collectives that wait for
     each other starve the threads of virtual CPU devices.
     """
-    return jax.lax.optimization_barrier(arrays) if _rows(len(arrays[0])) < len(arrays[0]) else arrays
+    return jax.lax.optimization_barrier(arrays) if sharding.over(*ROWS) else arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class Front:
-    """The wanted tokens of each row moved to its front, in whole chunks, and back again."""
+    """The wanted tokens of each row moved to its front, in whole chunks, and back again.
 
-    where: jax.Array  # bool[B,T]
-    order: jax.Array  # i32[B,T], wanted tokens first
+    Where the tokens of a row lie on S devices, each device's part becomes a row of its own: R = S·B rows of t = T/S tokens.
+    """
+
+    shape: tuple[int, int]  # B, T
+    where: jax.Array  # bool[R,t]
+    order: jax.Array  # i32[R,t], wanted tokens first
     chunks: jax.Array  # i32[], that hold the wanted tokens of the fullest row
-    pad: int  # columns that make T whole chunks
+    pad: int  # columns that make t whole chunks
 
     @classmethod
     def of(cls, where: jax.Array, C: int) -> Front:
+        shape, where = where.shape, _parts(where)
         order = jnp.argsort(~where, axis=1, stable=True)
-        return cls(where, order, -(-where.sum(1).max() // C), -where.shape[1] % C)
+        return cls(shape, where, order, -(-where.sum(1).max() // C), -where.shape[1] % C)
 
     def states(self, hidden: jax.Array, source: jax.Array) -> jax.Array:
-        """f32[B,T+pad,D]: the hidden states that the tokens are predicted from."""
-        x = jnp.take_along_axis(hidden, jnp.take_along_axis(source, self.order, 1)[..., None], 1)
+        """f32[R,t+pad,D]: the hidden states that the tokens are predicted from."""
+        if sharding.ways('length') > 1:
+            x = jnp.take_along_axis(_parts(_taken(hidden, source)), self.order[..., None], 1)
+        else:
+            x = jnp.take_along_axis(hidden, jnp.take_along_axis(source, self.order, 1)[..., None], 1)
         return jnp.pad(x, ((0, 0), (0, self.pad), (0, 0)))
 
     def ids(self, tokens: jax.Array) -> jax.Array:
-        """i32[B,T+pad]."""
-        return jnp.pad(jnp.take_along_axis(tokens, self.order, 1), ((0, 0), (0, self.pad)))
+        """i32[R,t+pad]."""
+        return jnp.pad(jnp.take_along_axis(_parts(tokens), self.order, 1), ((0, 0), (0, self.pad)))
 
     def back(self, *values: jax.Array) -> tuple[jax.Array, ...]:
-        """[B,T] each of [B,T+pad]: a token's value at its place, 0 where it was not wanted."""
+        """[B,T] each of [R,t+pad]: a token's value at its place, 0 where it was not wanted."""
         back = jnp.argsort(self.order, axis=1)
-        return tuple(jnp.where(self.where, jnp.take_along_axis(a, back, 1), 0.0) for a in values)
+        return tuple(_joined(jnp.where(self.where, jnp.take_along_axis(a, back, 1), 0.0), self.shape) for a in values)
+
+
+def _padded(a):
+    """[B,T,…] with T a multiple of the devices that it is split over."""
+    return jnp.pad(a, ((0, 0), (0, -a.shape[1] % sharding.ways('length')), *((0, 0),) * (a.ndim - 2)))
+
+
+def _parts(a):
+    """[B,T,…] -> [S·B,T/S,…], the first part of every row before the second: so nothing moves between devices."""
+    S = sharding.ways('length')
+    if S == 1:
+        return a
+    a = _padded(a)
+    a = a.reshape(a.shape[0], S, -1, *a.shape[2:]).swapaxes(0, 1).reshape(-1, a.shape[1] // S, *a.shape[2:])
+    return sharding.constrain(a, ROWS, *(None,) * (a.ndim - 1))
+
+
+def _joined(a, shape):
+    """The way back from `_parts`, of [S·B,T/S]."""
+    S = sharding.ways('length')
+    return a if S == 1 else a.reshape(S, shape[0], -1).swapaxes(0, 1).reshape(shape[0], -1)[:, : shape[1]]
+
+
+def _taken(hidden, source):
+    """f32[B,T',D]: hidden[source], where the tokens of a row lie on several devices; T' as `_padded` makes it. The states go round the
+    devices, so that none holds more than two parts of them.
+    """
+
+    def shard(hidden, source):
+        t, parts = source.shape[1], sharding.ways('length')
+        ring = [(i, (i + 1) % parts) for i in range(parts)]
+
+        def step(i, carry):
+            out, here = carry
+            at = source - (sharding.index('length') - i) % parts * t
+            found = jnp.take_along_axis(here, jnp.clip(at, 0, t - 1)[..., None], 1)
+            out = jnp.where(((at >= 0) & (at < t))[..., None], found, out)
+            return out, jax.lax.ppermute(here, sharding.over('length'), ring)
+
+        return jax.lax.fori_loop(0, parts, step, (jnp.zeros_like(hidden), hidden))[:1]
+
+    batch = sharding.dividing('batch', hidden.shape[0])
+    run = sharding.by_shard(shard, ((batch, 'length', None), (batch, 'length')), ((batch, 'length', None),))
+    return run(*map(_padded, (hidden, source)))[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -107,8 +162,7 @@ def _head(dtype, C, x, unembed, y, chunks, temperature):
     return _forward(dtype, C, x, unembed, y, chunks, temperature)[0]
 
 
-ROWS = ('batch', 'length')  # what tokens are split over
-STATE, IDS, WEIGHT = ('batch', 'length', None), ('batch', 'length'), ('vocab', 'embed')
+STATE, IDS, WEIGHT = (ROWS, None, None), (ROWS, None), ('vocab', 'embed')
 
 
 def _forward(dtype, C, x, unembed, y, chunks, temperature):
