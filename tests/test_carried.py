@@ -1,6 +1,8 @@
 """Partial rollouts: what is carried goes on as it would have, keeps who drew it, and survives a kill."""
 
 import dataclasses
+import json
+import types
 
 import graders
 import jax
@@ -166,3 +168,20 @@ def test_what_cannot_be_carried_is_refused(assignments, message):
         validate(override(toy.recipe(), assignments.split()), 8)
     assert str(error.value).startswith(message)
     validate(override(toy.recipe(), ['zero.source.budget=4', 'zero.loss.importance_cap=2']), 8)
+
+
+def test_a_rollout_in_which_no_group_teaches_is_kept_too():
+    """Checkpoints hold no empty arrays: its names, types and shapes stand in the cursor."""
+    from r1jax.train.source import OnPolicySource
+
+    def source(arrays):
+        counters = dict.fromkeys(('position', 'rollouts', 'used', 'began', 'trusted', 'gap', 'metrics'), 1)
+        return types.SimpleNamespace(**counters, arrays=arrays, problems=[1, 2], carrier=None, stage=None)
+
+    before = source({'tokens': np.zeros((0, 36), np.int32), 'keep': np.zeros(0, bool)})
+    assert OnPolicySource.flight(before) is None
+    after = source(None)
+    OnPolicySource.restore(after, json.loads(json.dumps(OnPolicySource.cursor(before))), None)
+    assert {n: (a.shape, a.dtype) for n, a in after.arrays.items()} == {
+        'tokens': ((0, 36), np.int32), 'keep': ((0,), bool)
+    }  # fmt: skip

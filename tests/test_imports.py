@@ -43,6 +43,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'config': {'types'},
     'presets': {'config', 'presets_moe'},
     'presets_moe': {'config'},
+    'algorithms': {'config'},
     'sharding': {'types', 'config'},
     'nn': _NN,
     'rl': {*_NN, 'nn'},

@@ -14,16 +14,17 @@ from tiny import MODEL, packed_logprobs, params_of, random_items, row_logprobs
 from r1jax.rl import logprobs
 from r1jax.rl.advantage import group_advantage, mixed
 from r1jax.rl.batch import Item, pack, token_weights
+from r1jax.rl.judged import pair_items, undivided
 from r1jax.rl.logprobs import token_logprobs
-from r1jax.rl.loss import grpo, grpo_metrics, kl_estimate, nll
+from r1jax.rl.loss import dpo, grpo, grpo_metrics, kl_estimate, nll, ratios
 from r1jax.types import Batch
 
 rewards = st.lists(st.lists(st.floats(-4, 4, width=32), min_size=4, max_size=4), min_size=1, max_size=4)
 
 
 def small_batch(**fields):
-    """One row of two tokens, hand-sized."""
-    shape = (1, 2)
+    """One row, hand-sized."""
+    shape = (1, len(next(iter(fields.values()))))
     base = {f.name: jnp.zeros(shape, jnp.int32) for f in dataclasses.fields(Batch)}
     floats = ('weight', 'advantage', 'sampler_logp', 'old_logp', 'ref_logp')
     base |= {n: jnp.zeros(shape, jnp.float32) for n in floats}
@@ -283,3 +284,81 @@ def test_the_head_computes_what_is_wanted_and_its_gradient_is_that_of_log_softma
     assert not logp[~where].any() and not entropy[~where].any() and entropy[where].all()
     for a, b in zip(got, jax.grad(plain, (0, 1))(hidden, head), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+# --- other algorithms
+
+
+def test_leave_one_out_by_hand():
+    """Each of 1, 0, 0 and 3 against the mean of the other three; of two valid ones against the other."""
+    got = group_advantage([[1, 0, 0, 3], [1, 7, 4, 9]], [[1, 1, 1, 1], [1, 0, 1, 0]], False, baseline='leave_one_out')
+    np.testing.assert_allclose(got, [[0, -4 / 3, -4 / 3, 8 / 3], [-3, 0, 3, 0]], atol=1e-6)
+    scaled = group_advantage([[1, 0, 0, 3]], [[1] * 4], baseline='leave_one_out')
+    np.testing.assert_allclose(scaled, np.array([[0, -4 / 3, -4 / 3, 8 / 3]]) / math.sqrt(2), rtol=1e-5)
+    with pytest.raises(ValueError, match="unknown baseline 'best': mean or leave_one_out"):
+        group_advantage([[1, 0]], [[1, 1]], baseline='best')
+
+
+def two_responses(**fields):
+    """One row: a prompt of one token, responses of two and of one token, padding."""
+    ids = {'segment': [[0, 1, 1, 2, -1]], 'parent': [[-1, 0, 0, 0, -1]]}
+    base = small_batch(**fields)
+    return dataclasses.replace(base, **{name: jnp.array(value, jnp.int32) for name, value in ids.items()})
+
+
+def test_sequence_ratios_by_hand():
+    """GSPO: a response's ratio is the geometric mean of its tokens': √(2·½) = 1 and 3; it is clipped as a whole."""
+    logp = jnp.log(jnp.array([[0.9, 0.4, 0.1, 0.6, 0.5]]))
+    old = np.log([0.1, 0.2, 0.2, 0.2, 0.1])
+    b = two_responses(weight=[0, 0.25, 0.25, 0.5, 0], advantage=[0, 1, 1, 1, 0], old_logp=old)
+    np.testing.assert_allclose(ratios(logp, b, 'sequence')[0, 1:4], [1, 1, 3], rtol=1e-6)
+    np.testing.assert_allclose(ratios(logp, b, 'token')[0, 1:4], [2, 0.5, 3], rtol=1e-6)
+    loss = grpo(logp, b, (0.2, 0.3), 0.0, ratio='sequence')
+    np.testing.assert_allclose(loss, -(0.5 * 1 + 0.5 * 1.3), rtol=1e-6)
+    # d/dlogp of s·A, with s = exp(mean of log ratios): each token of a response gets s·A/|o|, weighed by all of its tokens
+    grad = jax.grad(lambda x: grpo(x, b, (0.2, 3.0), 0.0, ratio='sequence'))(logp)
+    np.testing.assert_allclose(grad, -np.array([[0, 0.5 / 2, 0.5 / 2, 0.5 * 3, 0]]), rtol=1e-6)
+    sums, _ = grpo_metrics(logp, logp, b, (0.2, 0.3), ratio='sequence')
+    assert sums['policy/clip_fraction'] == 1
+    with pytest.raises(ValueError, match="unknown ratio 'word': token or sequence"):
+        ratios(logp, b, 'word')
+
+
+def test_dpo_by_hand():
+    """Chosen: log-ratios log 2 and 0; rejected: log ½. With β = 0.5 the margin is 0.5·(log 2 + log 2) = log 2."""
+    logp, ref = np.log([[0.5, 0.4, 0.3, 0.1, 0.5]]), np.log([0.5, 0.2, 0.3, 0.2, 0.5])
+    b = two_responses(weight=[0, 1 / 3, 1 / 3, 1 / 3, 0], advantage=[0, 1, 1, -1, 0], ref_logp=ref)
+    loss, metrics = dpo(jnp.asarray(logp), b, 0.5)
+    np.testing.assert_allclose(loss, math.log(1 + 0.5), rtol=1e-6)  # −log σ(log 2) = log(1 + 1/2)
+    want = {'accuracy': 1, 'margin': math.log(2), 'chosen': 0.5 * math.log(2), 'rejected': -0.5 * math.log(2)}
+    assert metrics.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
+    # σ(−margin)·β = 1/3·1/2 on each token, up for the chosen and down for the rejected answer
+    grad = jax.grad(lambda x: dpo(x, b, 0.5)[0])(jnp.asarray(logp))
+    np.testing.assert_allclose(grad, [[0, -1 / 6, -1 / 6, 1 / 6, 0]], rtol=1e-5, atol=1e-7)
+    assert dpo(jnp.asarray(logp), dataclasses.replace(b, ref_logp=jnp.asarray(logp)), 0.5)[0] == pytest.approx(
+        math.log(2)
+    )
+
+
+def test_dpo_does_not_depend_on_the_cut():
+    rng = np.random.default_rng(0)
+    pairs = [
+        tuple(q + rng.integers(3, 61, rng.integers(1, 9)).tolist() + [end] for end in (1, 2))
+        for q in (rng.integers(3, 61, n).tolist() for n in (1, 4, 7, 2, 5))
+    ]
+    items = [
+        dataclasses.replace(item, ref_logp=rng.normal(size=len(item.response)).astype(np.float32) - 2)
+        for item in pair_items(pairs, whole=True)
+    ]
+    values = []
+    for cut in ((64, 4, 0), (32, 1, 0), (32, 2, 32)):
+        length, rows, block = cut
+        batch, count, places = pack(items, length, rows, len(pairs), 0, block)
+        undivided(batch, places)
+        assert np.isclose(batch.weight.sum(), 1)
+        logp = np.sin(batch.tokens.astype(np.float32)) - 2  # any function of the token
+        parts = [dpo(logp[m], jax.tree.map(lambda a, m=m: a[m], batch), 0.1) for m in range(count)]
+        values.append([sum(float(part[0]) for part in parts), sum(float(part[1]['margin']) for part in parts)])
+    np.testing.assert_allclose(values[1:], [values[0]] * 2, rtol=1e-5)

@@ -11,6 +11,7 @@ from typing import Any
 from r1jax import config
 from r1jax.checks.rows import Row
 from r1jax.config import (
+    DPO,
     GRPO,
     NLL,
     REWARD_MODELS,
@@ -79,6 +80,7 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     Collect: {**dict.fromkeys(('samples', 'questions'), _ONE_UP), 'keep': _ZERO_UP},
     NLL: {},
     **{loss: {} for loss in REWARD_MODELS},
+    DPO: {'beta': _POSITIVE},
     Distil: {'temperature': _POSITIVE},
     GRPO: dict.fromkeys(
         ('clip_low', 'clip_high', 'beta', 'std_ddof', 'std_eps', 'importance_cap', 'sampler_gap'), _ZERO_UP

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from r1jax.checks.rows import Row
 from r1jax.config import (
     AXES,
+    DPO,
     GRPO,
     NLL,
     REWARD_MODELS,
@@ -127,7 +128,7 @@ def roles(stage: Stage, recipe: Recipe) -> Iterator[Row]:
             yield isinstance(theirs, needs), f'{said} must be {needs.__name__}'
     if isinstance(loss, Distil):
         teacher, model = named[loss.teacher], model_of(recipe, stage)
-        policy = isinstance(teacher.loss, (NLL, GRPO, Distil))
+        policy = isinstance(teacher.loss, (NLL, GRPO, DPO, Distil))
         yield policy, f'loss.teacher={loss.teacher!r} ends with no policy: its loss={type(teacher.loss).__name__}'
         theirs = model_of(recipe, teacher)
         same = not (model and theirs) or model.vocab == theirs.vocab

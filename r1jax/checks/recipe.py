@@ -11,6 +11,7 @@ from r1jax.checks.models import adapters, from_weights, model_differences, model
 from r1jax.checks.rows import Row, naming, under
 from r1jax.checks.sampling import collect, evaluation, on_policy, rewards
 from r1jax.config import (
+    DPO,
     GRPO,
     NLL,
     REWARD_MODELS,
@@ -28,7 +29,7 @@ from r1jax.presets import PRESETS
 from r1jax.settings import BadInput, nearest
 
 _FITTING = {
-    Stored: (NLL, *REWARD_MODELS, Distil),
+    Stored: (NLL, DPO, *REWARD_MODELS, Distil),
     OnPolicy: (GRPO, Distil),
 }  # the losses that each kind of source can feed
 

@@ -23,8 +23,10 @@ from r1jax.config.collect import (
     Threshold,
 )
 from r1jax.config.learning import (
+    DPO,
     GRPO,
     NLL,
+    PAIRED,
     REWARD_MODELS,
     BradleyTerry,
     Distil,
@@ -67,6 +69,7 @@ __all__ = [
     'AXES',
     'Batched',
     'BradleyTerry',
+    'DPO',
     'Collect',
     'Decontaminate',
     'Distil',
@@ -94,6 +97,7 @@ __all__ = [
     'Problems',
     'REASONING',
     'Recipe',
+    'PAIRED',
     'REWARD_MODELS',
     'RowConfig',
     'Rules',

@@ -26,6 +26,19 @@ class Pointwise:
     """A reward model that learns from labels, the cross-entropy of σ(r), the mean of an optimizer step (R1 Methods: safety)."""
 
 
+@dataclass
+class DPO:
+    """Direct preference optimisation: a policy that learns from pairs, with no reward model between (Rafailov et al., arXiv 2305.18290).
+
+    −log σ(β·(log π/π_ref of the chosen answer − that of the rejected one)), the mean of an optimizer step. π_ref is what the stage
+    starts from.
+    """
+
+    beta: float = 0.1  # how far the policy may go from where it starts: the smaller the farther
+
+
+# losses that learn from pairs of answers
+PAIRED = (BradleyTerry, DPO)
 # losses of stages that end with a reward model, which gives scores and says no words
 REWARD_MODELS = (BradleyTerry, Pointwise)
 
@@ -58,7 +71,12 @@ class GRPO:
     clip_high: float = 0.2
     beta: float = 0.001  # KL coefficient; 0: no reference pass
     kl: Literal['k1', 'k2', 'k3'] = 'k3'
+    # ρ = π/π_old: of each token, or of the whole response, the geometric mean over its tokens (GSPO, arXiv 2507.18071 eq. 7)
+    ratio: Literal['token', 'sequence'] = 'token'
     normalise: Literal['grpo', 'dr_grpo', 'token_mean'] = 'grpo'  # 1/(B·|o|), 1/(B·max_tokens), 1/Σ|o|
+    # What a reward is compared with: the mean of its group, or that of the others in it (RLOO, arXiv 2402.14740), which is the same
+    # times (G − 1)/G: of some weight where G is small or scale_by_std is off
+    baseline: Literal['mean', 'leave_one_out'] = 'mean'
     scale_by_std: bool = True  # off: Dr. GRPO
     std_ddof: int = 1
     std_eps: float = 1e-6

@@ -8,6 +8,7 @@ from typing import Any
 
 from r1jax.config.collect import Collect
 from r1jax.config.learning import (
+    DPO,
     GRPO,
     NLL,
     BradleyTerry,
@@ -75,7 +76,7 @@ class Stage:
     steps: int  # optimizer steps; 0: the source says how long it takes (Stored.epochs, Collect)
     source: Stored | OnPolicy | Collect
     # What follows is needed to train, and None where nothing is trained: with Collect
-    loss: NLL | GRPO | BradleyTerry | Pointwise | Distil | None = None
+    loss: NLL | GRPO | DPO | BradleyTerry | Pointwise | Distil | None = None
     optim: OptimConfig | None = None
     rows: RowConfig | None = None
     # 'init' (random weights), the name of an earlier stage, a Hugging Face folder (written with a slash), PATH.gguf,

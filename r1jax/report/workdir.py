@@ -25,6 +25,7 @@ COLLECTS = 'rejection sampling'
 LOSSES = {  # the type of a stage's loss -> what the stage is called
     'NLL': 'next token',
     'GRPO': 'GRPO',
+    'DPO': 'DPO, pairs',
     'BradleyTerry': 'reward model, pairs',
     'Pointwise': 'reward model, labels',
     'Distil': 'distillation',

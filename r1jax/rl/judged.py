@@ -9,6 +9,8 @@ row, and no microbatch or shard can split it. At the chosen one's end `source` s
     weight    0 0 0 0 0 w 0 0
     source    . . . . . 7 . .       loss = Σ w·softplus(v[7] − v[5])
 
+Where a policy learns from pairs (DPO), all tokens of both answers have weights, and `advantage` says which is which.
+
 A labelled sequence has its weight at its end and its label there as `advantage`. Both are packed by `r1jax.rl.batch.pack`.
 """
 
@@ -22,8 +24,9 @@ from r1jax.rl.batch import Item
 from r1jax.types import Batch
 
 
-def pair_items(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Item]:
-    """Two items a pair, chosen and rejected; the weights of an optimizer step, 1 over the number of pairs, are at the chosen ones' ends.
+def pair_items(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], whole: bool = False) -> list[Item]:
+    """Two items a pair, chosen and rejected; the weights of an optimizer step, 1 over the number of pairs, are at the chosen ones' ends, or
+    with `whole` divided among all tokens of both, which then have the advantages 1 and −1.
 
     Raises:
       ValueError: two sequences of a pair do not begin alike, or are the same.
@@ -36,8 +39,13 @@ def pair_items(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Ite
             what = 'the same' if shared else 'answers to different questions'
             raise ValueError(f'a pair is of two answers to one question, not {what}')
         prompt = chosen[:shared]
-        items.append(Item(prompt, chosen[shared:], _at_end(len(chosen) - shared, 1 / len(pairs)), group))
-        items.append(Item(prompt, rejected[shared:], 0.0, group))
+        answers = chosen[shared:], rejected[shared:]
+        if whole:
+            each = 1 / (len(pairs) * sum(map(len, answers)))
+            items += [Item(prompt, a, each, group, side) for a, side in zip(answers, (1.0, -1.0), strict=True)]
+        else:
+            items.append(Item(prompt, answers[0], _at_end(len(answers[0]), 1 / len(pairs)), group))
+            items.append(Item(prompt, answers[1], 0.0, group))
     return items
 
 
@@ -52,10 +60,18 @@ def labelled_items(labelled: Sequence[tuple[Sequence[int], float]]) -> list[Item
 
 def linked(batch: Batch, items: Sequence[Item], places: Sequence[tuple[int, int, int]]) -> Batch:
     """A packed batch of `pair_items`, in which each chosen end knows where its rejected one is. Changes `batch.source` in place."""
+    undivided(batch, places)
     ends = [(m, r, t + len(item.response) - 1) for item, (m, r, t) in zip(items, places, strict=True)]
-    for (m, r, chosen), (*where, rejected) in zip(ends[::2], ends[1::2], strict=True):
-        assert (m, r) == tuple(where), 'a pair was split: its row is shorter than the question and both answers'
+    for (m, r, chosen), (*_, rejected) in zip(ends[::2], ends[1::2], strict=True):
         batch.source[m, r, chosen] = rejected
+    return batch
+
+
+def undivided(batch: Batch, places: Sequence[tuple[int, int, int]]) -> Batch:
+    """A packed batch of `pair_items`; both answers of a pair stand in one row, behind one copy of their prompt."""
+    for one, other in zip(places[::2], places[1::2], strict=True):
+        together = one[:2] == other[:2] and batch.parent[one] == batch.parent[other]
+        assert together, 'a pair was split: its row is shorter than the question and both answers'
     return batch
 
 

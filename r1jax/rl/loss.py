@@ -18,22 +18,50 @@ def nll(logp: jax.Array, batch: Batch) -> jax.Array:
 
 
 def grpo(
-    logp: jax.Array, batch: Batch, clip: tuple[float, float], beta: float, kl: str = 'k3', importance_cap: float = 0.0
+    logp: jax.Array,
+    batch: Batch,
+    clip: tuple[float, float],
+    beta: float,
+    kl: str = 'k3',
+    importance_cap: float = 0.0,
+    ratio: str = 'token',
 ) -> jax.Array:
     """−Σ w·( c·min(ρA, clip(ρ, 1−ε_low, 1+ε_high)A) − β·KL ) (DeepSeekMath eq. 3; R1 report eq. 1).
 
-    logp f32[B,T] under the policy being trained; ρ = π/π_old; w = batch.weight. KL is estimated against the reference at the
+    logp f32[B,T] under the policy being trained; ρ = π/π_old (`ratios`); w = batch.weight. KL is estimated against the reference at the
     sampled tokens. c = min(π_old/π_sampler, importance_cap) corrects a sampler that differs from the trainer (truncated importance
     weights); importance_cap 0 leaves it out. Returns f32[].
     """
-    ratio = jnp.exp(logp - batch.old_logp)
-    clipped = jnp.clip(ratio, 1 - clip[0], 1 + clip[1])
-    gain = jnp.minimum(ratio * batch.advantage, clipped * batch.advantage)
+    rho = ratios(logp, batch, ratio)
+    clipped = jnp.clip(rho, 1 - clip[0], 1 + clip[1])
+    gain = jnp.minimum(rho * batch.advantage, clipped * batch.advantage)
     if importance_cap:
         gain *= importance(batch, importance_cap)
     if beta:
         gain -= beta * kl_estimate(logp, batch.ref_logp, kl)
     return -jnp.sum(batch.weight * gain, where=batch.weight > 0)
+
+
+def ratios(logp: jax.Array, batch: Batch, kind: str) -> jax.Array:
+    """ρ, f32[B,T]: π/π_old of each token; of kind 'sequence' the geometric mean over the trained tokens of its response, at each of them
+    (GSPO, arXiv 2507.18071 eq. 7), so that a response is clipped as a whole.
+    """
+    change = logp - batch.old_logp
+    if kind == 'token':
+        return jnp.exp(change)
+    if kind == 'sequence':
+        on = batch.weight > 0
+        sums, counts = (summed(jnp.where(on, x, 0.0), batch.segment) for x in (change, jnp.ones_like(change)))
+        return jnp.exp(sums / jnp.maximum(counts, 1.0))
+    raise ValueError(f'unknown ratio {kind!r}: token or sequence')
+
+
+def summed(x: jax.Array, among: jax.Array) -> jax.Array:
+    """f32[B,T]: at each token the sum of `x` over those of its row that have the same number in `among`, i32[B,T]; 0 where that is −1."""
+    rows = jnp.arange(x.shape[0])[:, None]
+    place = jnp.where(among >= 0, among, x.shape[1])  # beyond the last: left out
+    sums = jnp.zeros_like(x).at[rows, place].add(x, mode='drop')
+    return sums.at[rows, place].get(mode='fill', fill_value=0.0)
 
 
 def importance(batch: Batch, cap: float) -> jax.Array:
@@ -60,12 +88,17 @@ def kl_estimate(logp: jax.Array, ref_logp: jax.Array, kind: str) -> jax.Array:
 
 
 def grpo_metrics(
-    logp: jax.Array, entropy: jax.Array, batch: Batch, clip: tuple[float, float], importance_cap: float = 0.0
+    logp: jax.Array,
+    entropy: jax.Array,
+    batch: Batch,
+    clip: tuple[float, float],
+    importance_cap: float = 0.0,
+    ratio: str = 'token',
 ) -> tuple[dict, dict]:
     """Sums and maxima over the trained tokens; sums divided by `tokens` are means."""
     on = batch.weight > 0
-    ratio = jnp.exp(logp - batch.old_logp)
-    outside = jnp.where(batch.advantage > 0, ratio > 1 + clip[1], ratio < 1 - clip[0]) & (batch.advantage != 0)
+    rho = ratios(logp, batch, ratio)
+    outside = jnp.where(batch.advantage > 0, rho > 1 + clip[1], rho < 1 - clip[0]) & (batch.advantage != 0)
     gap = jnp.abs(batch.old_logp - batch.sampler_logp)
 
     def total(x):
@@ -82,6 +115,23 @@ def grpo_metrics(
         weight = importance(batch, importance_cap)
         sums |= {'policy/importance_mean': total(weight), 'policy/importance_capped': total(weight >= importance_cap)}
     return sums, {'policy/sampler_gap_max': jnp.max(gap, where=on, initial=0.0)}
+
+
+def dpo(logp: jax.Array, batch: Batch, beta: float) -> tuple[jax.Array, dict]:
+    """−Σ w·log σ(β·(Δ_chosen − Δ_rejected)) with Δ = log π(answer) − log π_ref(answer) (Rafailov et al., arXiv 2305.18290 eq. 7).
+
+    logp f32[B,T]. A pair is two segments that share a prompt: batch.advantage is 1 on the tokens of the chosen one and −1 on those of the
+    rejected one, and batch.weight, the same on all tokens of both, sums to one over the number of pairs. Returns the loss, f32[], nats,
+    and weighted sums that are means over pairs: `accuracy` and `margin` (`pair_metrics`), and `chosen` and `rejected`, β·Δ of each.
+    """
+    on = batch.weight > 0
+    gain = beta * jnp.where(on, logp - batch.ref_logp, 0.0)
+    chosen, rejected = (
+        summed(jnp.where(on & (side * batch.advantage > 0), gain, 0.0), batch.parent) for side in (1, -1)
+    )
+    weight = jnp.where(on, batch.weight, 0.0)
+    metrics = {'chosen': jnp.sum(weight * chosen), 'rejected': jnp.sum(weight * rejected)}
+    return jnp.sum(weight * jax.nn.softplus(rejected - chosen)), metrics | pair_metrics(chosen - rejected, weight)
 
 
 def bradley_terry(chosen: jax.Array, rejected: jax.Array, weight: jax.Array | None = None) -> tuple[jax.Array, dict]:

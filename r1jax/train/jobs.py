@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r1jax.config import (
+    DPO,
+    PAIRED,
     REWARD_MODELS,
     Agreement,
     BradleyTerry,
@@ -210,7 +212,7 @@ class Jobs:
         return prompts, digest(facts())
 
     def stored(self, stage: Stage) -> Read:
-        if isinstance(stage.loss, REWARD_MODELS):
+        if isinstance(stage.loss, (DPO, *REWARD_MODELS)):
             judged, data = self._judged(f'stage {stage.name}', stage, stage.source.examples)
             return Read({'examples': judged}, data, [])
 
@@ -236,11 +238,17 @@ class Jobs:
         return Read(Agreeing(cfg, **{kind: judged}), data, [])
 
     def _judged(self, where: str, stage: Stage, source: Any, packed: bool = True) -> tuple[Sequence[Judged], str]:
-        """What a reward model reads, (chosen, rejected) or (response, label), and a digest of it. It fits into the stage's rows if it is
-        to be packed, else each sequence into the model's context.
+        """What is judged, (chosen, rejected) or (response, label), and a digest of it: for a reward model as an exchange, for a policy
+        behind the prompt that it is given. It fits into the stage's rows if it is to be packed, else a sequence into the model's context.
         """
         form = functools.partial(exchange, tokenizer=self.tokenizer)
-        paired = isinstance(stage.loss, BradleyTerry)
+        if isinstance(stage.loss, DPO):
+
+            def form(problem: Problem, response: str) -> Tokens:
+                prompt = self.tokenizer.encode(stage.template(problem, self.tokenizer))
+                return [*prompt, *self.tokenizer.encode(response), self.tokenizer.eos]
+
+        paired = isinstance(stage.loss, PAIRED)
         wanted = Pair if paired else Labelled
         rows = ('rows.block', stage.rows.block) if stage.rows.block else ('rows.length', stage.rows.length)
         name, room = rows if packed else ('model.context', stage.model.context)

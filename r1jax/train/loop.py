@@ -7,6 +7,7 @@ flight. Logs are cut back to it on resume, so a killed run ends with the same bi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import signal
 import time
@@ -18,14 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax.config import GRPO, REWARD_MODELS, BradleyTerry, Distil, OnPolicy, Stored
+from r1jax.config import DPO, GRPO, REWARD_MODELS, BradleyTerry, Distil, OnPolicy, Stored
 from r1jax.evals.agreement import Agreeing
 from r1jax.evals.metrics import figures
 from r1jax.nn.lora import attach
 from r1jax.nn.scorer import Scorer
 from r1jax.rewards.pool import Pool
 from r1jax.rl.batch import Item, pack, unpack
-from r1jax.rl.judged import labelled_items, linked, pair_items
+from r1jax.rl.judged import labelled_items, linked, pair_items, undivided
 from r1jax.sample import Sampler
 from r1jax.train import checkpoint, optim
 from r1jax.train import step as compiled
@@ -73,7 +74,7 @@ class Training:
         self.where = compiled.shardings(self.model, self.tx, self.mesh, s.lora, self.scalar)
         self.update = compiled.build_update(self.model, s.loss, self.tx, self.where, s.lora, teacher)
         self.source, self.capacity = _SOURCES[type(s.source)](self)
-        self.needs_reference = isinstance(s.loss, GRPO) and s.loss.beta > 0
+        self.needs_reference = isinstance(s.loss, DPO) or (isinstance(s.loss, GRPO) and s.loss.beta > 0)
         self.state: Any = None
         self.base: Any = None  # with lora, the frozen weights, of which `state` and `reference` hold adapters
         self.fingerprint: int | None = None  # of the base
@@ -181,6 +182,8 @@ class Training:
         batch, count, places = pack(items, *sizes, routes)
         if isinstance(self.stage.loss, BradleyTerry):
             batch = linked(batch, items, places)
+        elif isinstance(self.stage.loss, DPO):
+            batch = undivided(batch, places)
         return compiled.place(batch, self.mesh), count, places
 
     def logprobs(self, params, items: Sequence[Item], temperature: float) -> list[np.ndarray]:
@@ -260,6 +263,10 @@ class Training:
 def _stored(t: Training) -> tuple[StoredSource, int]:
     """The source, and the most items of an optimizer step."""
     cfg = t.stage.source
+    if isinstance(t.stage.loss, DPO):
+        items = functools.partial(pair_items, whole=True)
+        logprobs = functools.partial(t.logprobs, temperature=1.0)
+        return JudgedSource(cfg, t.job.examples, t.job.seed, items, logprobs), cfg.batch
     if t.scalar:
         items = pair_items if isinstance(t.stage.loss, BradleyTerry) else labelled_items
         return JudgedSource(cfg, t.job.examples, t.job.seed, items), cfg.batch

@@ -207,7 +207,7 @@ class OnPolicySource:
         rewards, valid = reward.reshape(shape), scores.valid.reshape(shape)
         advantage = np.zeros_like(rewards)
         if self.compares:
-            how = self.loss.scale_by_std, self.loss.std_ddof, self.loss.std_eps
+            how = self.loss.scale_by_std, self.loss.std_ddof, self.loss.std_eps, self.loss.baseline
             advantage = group_advantage(rewards, valid, *how)
         draw.mixed = mixed(rewards, valid)
         draw.arrays |= {
@@ -249,12 +249,15 @@ class OnPolicySource:
 
     def cursor(self) -> dict:
         counters = ('position', 'rollouts', 'used', 'began', 'trusted', 'gap')
-        return {n: getattr(self, n) for n in counters} | {'metrics': self.metrics, 'problems': len(self.problems)}
+        # where no group of a rollout teaches it has no rows, and checkpoints hold no empty arrays
+        empty = {name: [str(a.dtype), *a.shape] for name, a in (self.arrays or {}).items() if not a.size}
+        known = {'metrics': self.metrics, 'problems': len(self.problems), 'empty': empty}
+        return {n: getattr(self, n) for n in counters} | known
 
     def flight(self) -> dict[str, np.ndarray] | None:
         """The rollout that is not used up, and what is carried beside it."""
         carried = {CARRIED + name: a for name, a in self.carrier.rows.items()} if self.carrier else {}
-        return ((self.arrays or {}) | carried) or None
+        return ({name: a for name, a in (self.arrays or {}).items() if a.size} | carried) or None
 
     def restore(self, cursor: dict, flight: dict[str, np.ndarray] | None) -> None:
         cursor = dict(cursor)
@@ -262,11 +265,12 @@ class OnPolicySource:
             raise BadInput(
                 f'{self.stage.name} has {len(self.problems)} problems, at the checkpoint it had {before}: its data have changed'
             )
+        empty = {name: np.zeros(shape, dtype) for name, (dtype, *shape) in cursor.pop('empty', {}).items()}
         for name, value in cursor.items():
             setattr(self, name, value)
         arrays = {k: np.array(v) for k, v in jax.device_get(flight or {}).items()}
         carried = {k.removeprefix(CARRIED): arrays.pop(k) for k in list(arrays) if k.startswith(CARRIED)}
-        self.arrays = arrays or None
+        self.arrays = (arrays | empty) or None
         if self.carrier:
             self.carrier.rows = carried
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.config import GRPO, NLL, REWARD_MODELS, BradleyTerry, Distil, LoRA, ModelConfig, Pointwise
+from r1jax.config import DPO, GRPO, NLL, REWARD_MODELS, BradleyTerry, Distil, LoRA, ModelConfig, Pointwise
 from r1jax.nn import heads, moe, transformer
 from r1jax.nn import lora as adapters
 from r1jax.rl import distil
@@ -30,7 +30,7 @@ from r1jax.rl.logprobs import token_logprobs
 from r1jax.train import optim
 from r1jax.types import Batch, TrainState
 
-Loss = NLL | GRPO | BradleyTerry | Pointwise | Distil
+Loss = NLL | GRPO | DPO | BradleyTerry | Pointwise | Distil
 Teacher = tuple[ModelConfig, Any]  # with its weights
 
 
@@ -192,11 +192,15 @@ def loss_and_metrics(
     if isinstance(loss, NLL):
         tokens = jnp.sum(batch.weight > 0, dtype=jnp.float32)
         return losses.nll(logp, batch), ({'tokens': tokens} | load, {})
+    if isinstance(loss, DPO):
+        value, metrics = losses.dpo(logp, batch, loss.beta)
+        tokens = jnp.sum(batch.weight > 0, dtype=jnp.float32)
+        return value, ({'tokens': tokens, 'weighted': {f'preference/{k}': x for k, x in metrics.items()}} | load, {})
     clip = (loss.clip_low, loss.clip_high)
     old = jnp.where(fresh, jax.lax.stop_gradient(logp), batch.old_logp)
     batch = dataclasses.replace(batch, old_logp=old, ref_logp=batch.ref_logp if loss.beta else old)
-    value = losses.grpo(logp, batch, clip, loss.beta, loss.kl, loss.importance_cap)
-    sums, tops = losses.grpo_metrics(logp, entropy, batch, clip, loss.importance_cap)
+    value = losses.grpo(logp, batch, clip, loss.beta, loss.kl, loss.importance_cap, loss.ratio)
+    sums, tops = losses.grpo_metrics(logp, entropy, batch, clip, loss.importance_cap, loss.ratio)
     if not loss.beta:
         del sums['policy/kl']  # there is no reference to be far from
     return value, (sums | load, tops)

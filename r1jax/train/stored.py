@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,13 +47,28 @@ class StoredSource:
 
 
 class JudgedSource(StoredSource):
-    """Pairs of answers or labelled ones for a reward model, `batch` an optimizer step, each weighing the same."""
+    """Pairs of answers or labelled ones, `batch` an optimizer step, each weighing the same.
 
-    def __init__(self, cfg: Stored, examples: Sequence, seed: int, items: Callable[[list], list[Item]]):
+    items: of `r1jax.rl.judged`. logprobs: where the loss compares the policy with a reference, what the tokens of items have under given
+    weights, (weights, items) -> f32[N] an item.
+    """
+
+    def __init__(
+        self,
+        cfg: Stored,
+        examples: Sequence,
+        seed: int,
+        items: Callable[[list], list[Item]],
+        logprobs: Callable[[Any, list[Item]], list[np.ndarray]] | None = None,
+    ):
         super().__init__(cfg, examples, seed)
-        self.items = items  # of `r1jax.rl.judged`
+        self.items, self.logprobs = items, logprobs
 
     def next_items(self, params, reference, step: int) -> tuple[list[Item], dict, list[dict]]:
-        """As `StoredSource`'s; the weights of a step stand at the ends of what is judged."""
+        """As `StoredSource`'s, with the weights and what else the loss reads of what is judged."""
         judged, self.position = store.take(self.data, self.position, self.cfg.batch)
-        return self.items(judged), {}, []
+        items = self.items(judged)
+        if self.logprobs:
+            found = self.logprobs(reference, items)
+            items = [dataclasses.replace(item, ref_logp=logp) for item, logp in zip(items, found, strict=True)]
+        return items, {}, []
