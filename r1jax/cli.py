@@ -6,6 +6,7 @@
     r1jax grade FILE                grades a file of problems with completions
     r1jax new NAME                  writes a small experiment with a reward of its own, and its test
     r1jax doctor                    says what this machine gives to a run, and what to do where something is in the way
+    r1jax plan EXPERIMENT           what it would need of chips that need not be here
 
 Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with its traceback; the state
 is kept) and 130 an interrupt. What needs jax is imported only once a command runs, so that `--help` answers at once.
@@ -14,6 +15,7 @@ is kept) and 130 an interrupt. What needs jax is imported only once a command ru
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -223,6 +225,48 @@ class Doctor:
             sys.exit(1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Say what an experiment needs of chips that need not be here: memory, time and chip-hours, of every program that it compiles.
+
+    Neither weights nor data are read. Exit status 0: every stage fits; 1: one does not.
+    """
+
+    afterwards: ClassVar[str] = ''
+
+    experiment: Annotated[tyro.conf.Positional[Path], _arg('EXPERIMENT')]
+    """Path of a Python module that defines recipe()."""
+    topology: Annotated[str, _arg('NAME')]
+    """Chips, such as v5p:4x4x8, 2*v5p:4x4x8 for two slices of them, or h100:16 (estimates)."""
+    stage: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _arg('NAME', '(repeated; default: all)')] = ()
+    """Plan this stage."""
+    set: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, _arg('STAGE.FIELD=VALUE', '(several, or repeated)')
+    ] = ()
+    """Change settings, such as mesh.fsdp=16 or zero.rows.per_microbatch=16."""
+    tokens: Annotated[int, _arg('N', '(default: as many as it may have)')] = 0
+    """Mean length of a response: lengths decide on time, and are not known before."""
+    search: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Try meshes and rows a microbatch, and rank those that fit."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        from r1jax import settings
+
+        os.environ['JAX_PLATFORMS'] = 'cpu'  # it compiles for chips that need not be here
+        with settings.as_bad_input():
+            if self.tokens < 0:
+                raise settings.BadInput(f'--tokens {self.tokens} must be 0 or more')
+            recipe = settings.load_recipe(self.experiment)
+            recipe = settings.override(recipe, [each for group in self.set for each in group])
+            from r1jax.plan import command
+
+            status = command.run(recipe, self.topology, self.stage, self.tokens, self.search, self.json)
+        if status:
+            sys.exit(status)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: the process's) and returns its exit status; a usage error exits with 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -230,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r1jax {r1jax.__version__}')
         return 0
     about = f'{r1jax.__doc__} This is version {r1jax.__version__}, as --version says.'
-    command = tyro.cli(Run | Export | Report | Grade | New | Doctor, prog='r1jax', description=about, args=argv)
+    command = tyro.cli(Run | Export | Report | Grade | New | Doctor | Plan, prog='r1jax', description=about, args=argv)
 
     runtime.configure()
     from r1jax.settings import BadInput
@@ -247,4 +291,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print('; '.join(filter(None, ('r1jax: failed', command.afterwards))), file=sys.stderr)
         return 1
-    return 0

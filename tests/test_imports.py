@@ -60,8 +60,10 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'checks': {'config', 'presets', 'settings'},
     'record': {'config', 'settings'},
     'workdir': {'config', 'settings', 'record'},
+    'plan': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'weights', 'train.optim', 'train.phases', 'train.step'},
     'runtime': set(),
     'grade': {'types', 'data', 'rewards', 'settings'},  # and nothing that would start jax
+<<<<<<< HEAD
     'new': {'settings'},
     'doctor': {'types', 'config', 'sharding', 'rewards'},
     'cli': {
@@ -77,6 +79,9 @@ ROOMS = {  # room -> rooms it may import from, besides itself
         'new',
         'doctor',
     },
+=======
+    'cli': {'__init__', 'runtime', 'checks', 'settings', 'data', 'train', 'weights', 'report', 'grade', 'plan'},
+>>>>>>> 6b4de65 (wip plan)
     '__main__': {'cli'},
     '__init__': set(),
 }

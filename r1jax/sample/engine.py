@@ -76,7 +76,7 @@ class Engine:
         self.sizes = [slots, *smaller(slots, decode.buckets)]
         self.decode = dataclasses.replace(decode, max_tokens=0, buckets=1)  # what programs depend on
         self.prompts = Prompts(self.decode, max_prompt, self.size, prefill, self.devices)
-        self.key_words = np.asarray(jax.random.key_data(jax.random.key(0))).size
+        self.key_words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).size
         self.weights: Any = None
         self.like: programs.Shapes | None = None  # of prompts' keys; None until all is compiled
         self.ran: list[Ran] = []

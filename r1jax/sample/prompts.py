@@ -61,7 +61,7 @@ class Prompts:
         length = self._length(answer)
         batch = {answer.prompt.tobytes(): answer.prompt[:-1]}
         for other in itertools.islice(waiting, ahead):
-            if len(batch) == self._together(length):
+            if len(batch) == self.together(length):
                 break
             if not self.found(other) and self._length(other) == length:
                 batch[other.prompt.tobytes()] = other.prompt[:-1]
@@ -71,7 +71,7 @@ class Prompts:
 
     def compute(self, prompts: Sequence[np.ndarray], length: int) -> Block:
         """A block of prompts padded to a length."""
-        tokens = np.full((self._together(length), length), self.decode.pad, np.int32)
+        tokens = np.full((self.together(length), length), self.decode.pad, np.int32)
         sizes = np.zeros(len(tokens), np.int32)
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)], sizes[row] = prompt, len(prompt)
@@ -80,7 +80,8 @@ class Prompts:
     def _length(self, answer: Answer) -> int:
         return next(n for n in self.lengths if n >= len(answer.prompt) - 1)
 
-    def _together(self, length: int) -> int:
+    def together(self, length: int) -> int:
+        """Prompts of this length that are computed together."""
         return -(-min(max(self.tokens // length, 1), 8) // self.devices) * self.devices
 
 

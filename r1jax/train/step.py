@@ -78,11 +78,16 @@ def _structs(tree, where):
 
 def init_params(model: ModelConfig, key: jax.Array, mesh: Mesh, lora: LoRA | None = None) -> Any:
     """Random weights, or with `lora` new adapters, on the mesh."""
-    init = jax.jit(
-        lambda k: transformer.unbox(_init_boxed(model, k, lora, False)),
-        out_shardings=weight_shardings(model, mesh, lora),
-    )
-    return init(key)
+    return build_init(model, mesh, lora)(key)
+
+
+def build_init(model: ModelConfig, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False) -> Callable:
+    """init(key) -> random weights, or with `lora` new adapters."""
+
+    def init(key):
+        return transformer.unbox(_init_boxed(model, key, lora, scalar))
+
+    return jax.jit(init, out_shardings=weight_shardings(model, mesh, lora, scalar))
 
 
 def with_value_head(model: ModelConfig, params: Any, key: jax.Array, mesh: Mesh) -> Any:
