@@ -13,24 +13,16 @@ are sizes of the packed row and of the model.
 import argparse
 import collections
 import dataclasses
-import functools
 import math
 
-import hlo
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh
 from workload import emit, now
 
 from r1jax import sharding
-from r1jax.config import GRPO, MeshConfig, ModelConfig, OptimConfig
+from r1jax.config import GRPO, MeshConfig, ModelConfig, OnPolicy, OptimConfig, RowConfig, SampleConfig, Stage, Stored
+from r1jax.plan import chips, hlo, programs
 from r1jax.rl import logprobs
-from r1jax.sample import Decode, Prompts, sample, sample_keys
-from r1jax.train import optim
-from r1jax.train import step as compiled
-from r1jax.types import Batch
 
 MODEL = ModelConfig(
     vocab=32_000,
@@ -49,52 +41,29 @@ LENGTH = PROMPTS + BLOCK * BLOCKS
 
 
 def mesh_of(topology: str, data: int, fsdp: int, tensor: int) -> Mesh:
-    devices = topologies.get_topology_desc(topology, 'tpu').devices
+    devices = chips.parse(topology).devices()
     fsdp = fsdp or len(devices) // (data * tensor)
     return sharding.make_mesh(MeshConfig(data, fsdp, tensor), devices)
 
 
-def like(tree, where):
-    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, where)
+def compiled(name: str, stage: Stage, mesh: Mesh):
+    """A program of a stage."""
+    with jax.set_mesh(mesh):
+        found = programs.of_stage(programs.Setting(stage, mesh, {}))
+        program = next(each for each in found if each.name == name)
+        return program.fn.lower(*program.args).compile()
 
 
 def update_program(model: ModelConfig, mesh: Mesh, rows: int):
-    tx = optim.transform(OptimConfig(1e-6))
-    where = compiled.shardings(model, tx, mesh)
-
-    def state():
-        params = compiled.transformer.unbox(compiled.transformer.init_boxed(model, jax.random.key(0)))
-        return compiled.TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
-
-    place = sharding.named(mesh, 'micro', 'batch', 'length')
-    ints = {
-        n: jax.ShapeDtypeStruct((1, rows, LENGTH), np.int32, sharding=place)
-        for n in ('tokens', 'position', 'segment', 'parent', 'source')
-    }
-    names = ('weight', 'advantage', 'sampler_logp', 'old_logp', 'ref_logp')
-    floats = {n: jax.ShapeDtypeStruct((1, rows, LENGTH), np.float32, sharding=place) for n in names}
-    batch = Batch(**ints, **floats, prompts=PROMPTS, block=BLOCK)
-    scalar = functools.partial(jax.ShapeDtypeStruct, ())
-    with jax.set_mesh(mesh):
-        update = compiled.build_update(model, GRPO(), tx, where)
-        args = batch, scalar(np.int32), scalar(np.float32), scalar(np.float32), scalar(np.bool_)
-        return update.lower(like(jax.eval_shape(state), where), *args).compile()
+    cut = RowConfig(LENGTH, rows, PROMPTS, BLOCK)
+    stage = Stage('update', 1, Stored(None, rows), GRPO(), OptimConfig(1e-6), cut, model=model)
+    return compiled('update', stage, mesh)
 
 
 def sample_program(model: ModelConfig, mesh: Mesh, questions: int, samples: int, prompt: int, new: int):
-    tx = optim.transform(OptimConfig(1e-6))
-    where = compiled.shardings(model, tx, mesh).params
-    params = jax.eval_shape(
-        lambda: compiled.transformer.unbox(compiled.transformer.init_boxed(model, jax.random.key(0)))
-    )
-    with jax.set_mesh(mesh):
-        keys = jax.eval_shape(
-            lambda: sample_keys(0, 0, np.zeros(questions * samples, np.int32), np.zeros(questions * samples, np.int32))
-        )
-        i32 = functools.partial(jax.ShapeDtypeStruct, dtype=np.int32)
-        prompts = Prompts(i32((questions, prompt)), i32((questions,)), i32((questions,)))
-        cfg = Decode(model, new, (2,), 0)
-        return sample.lower(like(params, where), prompts, keys, i32((questions * samples,)), cfg).compile()
+    drawn = SampleConfig(new, prompt, slots=questions * samples, buckets=1)
+    source, cut = OnPolicy(None, drawn, (), questions, samples), RowConfig(prompt + new, questions * samples)
+    return compiled('sample', Stage('sample', 1, source, GRPO(), OptimConfig(1e-6), cut, model=model), mesh)
 
 
 def least(model: ModelConfig, rows: int, remat: str) -> dict[str, float]:

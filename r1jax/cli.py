@@ -260,10 +260,9 @@ class Plan:
                 raise settings.BadInput(f'--tokens {self.tokens} must be 0 or more')
             recipe = settings.load_recipe(self.experiment)
             recipe = settings.override(recipe, [each for group in self.set for each in group])
-            from r1jax.plan import command
+        from r1jax.plan import command
 
-            status = command.run(recipe, self.topology, self.stage, self.tokens, self.search, self.json)
-        if status:
+        if status := command.run(recipe, self.topology, self.stage, self.tokens, self.search, self.json):
             sys.exit(status)
 
 
@@ -291,3 +290,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         print('; '.join(filter(None, ('r1jax: failed', command.afterwards))), file=sys.stderr)
         return 1
+    return 0

@@ -15,7 +15,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
 import agreement
 import grpo_step
-import hlo
 import partial
 import slots
 import tpu_compile
@@ -24,6 +23,7 @@ from tiny import MODEL
 
 from r1jax import sharding
 from r1jax.config import MeshConfig
+from r1jax.plan import hlo
 from r1jax.sample.engine import Ran
 
 

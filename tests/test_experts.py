@@ -231,6 +231,7 @@ def test_grouped_products_are_the_platforms_and_a_loops(sizes):
     np.testing.assert_allclose(got, want, atol=1e-5)
     np.testing.assert_allclose(grouped.product_by_kernel(x, w, size), want, atol=1e-5)
     np.testing.assert_allclose(grouped.outer_by_kernel(x, g, size), back(g)[1], atol=1e-5)
+    np.testing.assert_allclose(grouped.outer_by_megablox(x, g, size, interpret=True), back(g)[1], atol=1e-5)
     for a, b in zip(ours(g), back(g), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 

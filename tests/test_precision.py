@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,11 @@ from adapters import CFG, adapters
 from test_experts import LATENT
 from tiny import MODEL, params_of, random_items
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
-
-import hlo
-
 from r1jax import sharding
 from r1jax.config import GRPO, Distil, MeshConfig, OptimConfig
 from r1jax.nn import lora
 from r1jax.nn.layers import matmul
+from r1jax.plan import hlo
 from r1jax.rl.batch import pack
 from r1jax.sample import Decode, Prompts, programs, sample, sample_keys
 from r1jax.train import optim

@@ -2,7 +2,8 @@
 
 `jax.lax.ragged_dot` is that product where the platform has a kernel for it (TPU, GPU). XLA's CPU backend computes it as one dense
 product for each group and all rows, E times the work, forward and backward. There a loop over blocks of rows takes its place: as many
-steps as blocks hold rows, each a product with the block's own matrix. Tests compare the two.
+steps as blocks hold rows, each a product with the block's own matrix. For TPUs XLA has a kernel for the product, but computes the gradient of
+the matrices in that dense way: Pallas' megablox has one (`outer_by_megablox`). Tests compare them.
 
 Axes: M rows, E groups, D in, F out, N rows of a block.
 """
@@ -13,6 +14,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+
+from r1jax import sharding
+
+_TILE = 512  # rows and columns that megablox takes at a time, at most
 
 
 def grouped(x: jax.Array, w: jax.Array, sizes: jax.Array, dtype: str) -> jax.Array:
@@ -51,6 +56,8 @@ def _product(x, w, sizes):
 
 
 def _outer(x, g, sizes):
+    if sharding.platform() == 'tpu':
+        return outer_by_megablox(x, g, sizes)
     return jax.lax.platform_dependent(x, g, sizes, cpu=outer_by_blocks, default=outer_by_kernel)
 
 
@@ -66,6 +73,16 @@ def outer_by_kernel(x: jax.Array, g: jax.Array, sizes: jax.Array) -> jax.Array:
     numbers = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), (0,), ())
     x, g = jnp.where(real, x, 0), jnp.where(real, g, 0)
     return jax.lax.ragged_dot_general(x, g, sizes, numbers, preferred_element_type=jnp.float32)
+
+
+def outer_by_megablox(x: jax.Array, g: jax.Array, sizes: jax.Array, interpret: bool = False) -> jax.Array:
+    """As `outer_by_kernel`, on TPUs. `interpret` runs the kernel on any platform, slowly."""
+    from jax.experimental.pallas.ops.tpu.megablox.gmm import tgmm
+
+    (M, D), F = x.shape, g.shape[1]
+    rows = min(_TILE, -(-M // 128) * 128)
+    x, g = (jnp.pad(a, ((0, -M % rows), (0, 0))) for a in (x, g))
+    return tgmm(x.T, g, sizes, jnp.float32, (rows, min(_TILE, D), min(_TILE, F)), interpret=interpret)
 
 
 def product_by_blocks(x: jax.Array, w: jax.Array, sizes: jax.Array) -> jax.Array:

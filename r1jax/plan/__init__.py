@@ -65,6 +65,7 @@ class Planned:
     topology: Topology
     mean: int  # tokens that a response was taken to have; 0: as long as it may be
     stages: tuple[StagePlan, ...]
+    others: tuple[StagePlan, ...] = ()  # that a search compiled, and found to be slower or too large
 
     @property
     def fits(self) -> bool:

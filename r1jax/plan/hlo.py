@@ -88,7 +88,9 @@ class Collective:
     scope: str
     bytes: int  # that pass through a device, about, each time
     times: float
-    members: tuple[tuple[int, ...], ...]  # devices that it joins: one group of them, or of a permutation the pairs; (): all
+    members: tuple[
+        tuple[int, ...], ...
+    ]  # devices that it joins: one group of them, or of a permutation the pairs; (): all
 
 
 def dims(shape: str) -> list[tuple[str, list[int]]]:
@@ -111,7 +113,7 @@ def members(rest: str) -> tuple[tuple[int, ...], ...]:
     """The devices that a collective's attributes say it joins, as in `Collective`."""
     if found := re.search(r'source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}', rest):
         return tuple(tuple(map(int, pair.split(','))) for pair in re.findall(r'\{(\d+,\d+)\}', found[1]))
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
+    if found := re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', rest):
         return (tuple(_of_axes(found[1], found[2])),)
     if found := re.search(r'replica_groups=\{\{([\d,]+)\}', rest):
         return (tuple(map(int, found[1].split(','))),)
@@ -184,7 +186,9 @@ class Program:
                 seen.add(channel)
                 yield Collective(kind, i.scope, self.moved(kind, i), times, members(i.rest))
 
-    def walk(self, name: str | None = None, times: float = 1.0, fused=False) -> Iterator[tuple[Instruction, float, bool]]:
+    def walk(
+        self, name: str | None = None, times: float = 1.0, fused=False
+    ) -> Iterator[tuple[Instruction, float, bool]]:
         """(instruction, how often it runs, whether it is inside a fusion) of a computation and all that it calls."""
         for i in self.computations[name or self.entry]:
             yield i, times, fused

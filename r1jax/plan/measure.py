@@ -70,7 +70,9 @@ class Measured:
         return abs(self.predicted - self.counted) / self.counted if self.counted else 0.0
 
 
-def measured(making: Making, topology: Topology, mesh: Mesh, known: dict[str, Any], say=lambda line: None) -> Iterator[Measured]:
+def measured(
+    making: Making, topology: Topology, mesh: Mesh, known: dict[str, Any], say=lambda line: None
+) -> Iterator[Measured]:
     """Each program of a stage, compiled. `known` holds those that were compiled before, and takes these."""
     given, more = None, True
     while more:
@@ -96,7 +98,9 @@ def _line(m: Measured, topology: Topology) -> str:
 class _Read:
     """What does not depend on what else lies in memory."""
 
-    sizes: tuple[int, int, int, int]  # bytes of arguments, results, results in the place of arguments, temporaries and code
+    sizes: tuple[
+        int, int, int, int
+    ]  # bytes of arguments, results, results in the place of arguments, temporaries and code
     rest: Measured
 
 

@@ -35,6 +35,7 @@ def described(outputs: Any, where: Any) -> Any:
 
 def used(args: Iterable[Any], where: Any) -> int:
     """Bytes on a chip of the arguments that a program has not dropped as unused: `where`, their shardings, is None for those."""
+
     def none(x):
         return x is None
 

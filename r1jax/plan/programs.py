@@ -305,6 +305,7 @@ def _depth(scope: str) -> int:
 
 def _decoding(columns: float, deepest: float):
     """Of `decode/while`, and within it blocks of a cache."""
+
     def trips(loop: Instruction) -> float | None:
         scope = loop.scope
         if scope.endswith('decode/while'):

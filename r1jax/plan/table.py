@@ -23,6 +23,8 @@ def text(plan: Planned) -> str:
     if top.estimated:
         about += ' ESTIMATES: compiled for virtual CPUs, since GPUs cannot be compiled for without one.'
     parts = [head, about, *(part for stage in plan.stages for part in _stage(stage))]
+    if plan.others:
+        parts += ['## Meshes that were compiled', _ranking(plan)]
     if plan.disagree:
         parts.append(f'Shapes and compiler disagree by more than 1 % on bytes of: {", ".join(plan.disagree)}.')
     return '\n\n'.join(parts) + '\n'
@@ -46,6 +48,23 @@ def _stage(s: StagePlan) -> list[str]:
     out.append(f'{"; ".join(facts)}.')
     notes = [f'- {m.name}: {note}' for m in s.programs for note in (m.error, *m.notes) if note]
     return [*out, '\n'.join(notes)] if notes else out
+
+
+def _ranking(plan: Planned) -> str:
+    rows = [
+        [
+            s.name,
+            mesh(s.mesh),
+            str(s.rows or ''),
+            str(s.slots or ''),
+            'yes' if s.fits else 'no',
+            _gb(s.peak.total),
+            _seconds(s.loop),
+            f'{100 * s.utilisation:.1f} %',
+        ]
+        for s in sorted((*plan.stages, *plan.others), key=lambda s: (s.name, not s.fits, s.loop))
+    ]
+    return _table(['stage', 'mesh', 'rows', 'slots', 'fits', 'GB', 'at least', 'utilisation'], rows)
 
 
 _NAMES = {'rows': 'rows a microbatch', 'slots': 'slots'}
@@ -77,7 +96,16 @@ def _memory(s: StagePlan) -> str:
 
 
 def _time(s: StagePlan) -> str:
-    head = ['program', 'TFLOP', 'GB of memory', 'at least', 'bound by', 'calls', 'of the time', 'shapes against compiler']
+    head = [
+        'program',
+        'TFLOP',
+        'GB of memory',
+        'at least',
+        'bound by',
+        'calls',
+        'of the time',
+        'shapes against compiler',
+    ]
     rows = [
         [
             m.name,
@@ -132,6 +160,7 @@ def to_json(plan: Planned) -> dict[str, Any]:
         'fits': plan.fits,
         'disagree': plan.disagree,
         'stages': {stage.name: _stage_json(stage) for stage in plan.stages},
+        'others': [{'stage': stage.name} | _stage_json(stage) for stage in plan.others],
     }
 
 

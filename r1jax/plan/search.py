@@ -1,0 +1,202 @@
+"""Which mesh, and how many rows a microbatch and slots: many are weighed by their shapes, the best of them compiled.
+
+By shapes, a stage's bytes are those of its state, of what a backward pass keeps, and of decoding's weights and cache; its time that of its
+products, of reading weights and cache in decoding, and of gathering weights and summing what is split over `tensor`. That is enough to
+leave most meshes out; what is reported is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from r1jax import sharding
+from r1jax.checks.models import split
+from r1jax.config import GRPO, Collect, Eval, MeshConfig, ModelConfig, OnPolicy, Recipe, Stage
+from r1jax.nn import transformer
+from r1jax.plan import StagePlan, of_stage, programs, work
+from r1jax.plan.chips import Topology
+from r1jax.settings import BadInput
+
+SHOWN = 3  # of the meshes that fit, so many are compiled
+TRIES = 6  # at most so many are compiled
+ROOM = 0.9  # share of a chip that shapes may fill: they do not know the compiler's temporaries
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A stage on a mesh, weighed by its shapes."""
+
+    stage: Stage  # its mesh, rows a microbatch and slots filled in
+    bytes: float  # of a chip, at its fullest
+    seconds: float  # between two rollouts, or of a step
+
+
+def best(
+    recipe: Recipe,
+    stage: Stage,
+    topology: Topology,
+    mean: int = 0,
+    known: dict[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[StagePlan]:
+    """Plans of the stage on the meshes that are quickest by their shapes, those that fit first and then by their time.
+
+    Raises:
+      BadInput: no mesh of so many chips suits the stage's sizes.
+    """
+    found = sorted(candidates(recipe, stage, topology, mean), key=lambda c: c.seconds)
+    if not found:
+        raise BadInput(f'{stage.name}: no mesh of {topology.chips} chips divides its sizes')
+    room = [c for c in found if c.bytes <= ROOM * topology.chip.memory]
+    say(f'{stage.name}: {len(found)} meshes and cuts, of which {len(room)} fit by their shapes')
+    order = room or sorted(found, key=lambda c: c.bytes)
+    models = {each.name: each.model for each in recipe.stages}
+    devices, plans, known = topology.devices(), [], {} if known is None else known
+    for each in order[:TRIES]:
+        say(f'{_told(each)}: by shapes {each.bytes / 1e9:.1f} GB')
+        plans.append(of_stage(each.stage, each.stage.mesh, topology, devices, models, mean, known, say))
+        if sum(plan.fits for plan in plans) == SHOWN:
+            break
+    return sorted(plans, key=lambda plan: (not plan.fits, plan.loop or math.inf))
+
+
+def _told(c: Candidate) -> str:
+    from r1jax.plan.table import mesh
+
+    rows = f', {c.stage.rows.per_microbatch} rows a microbatch' if c.stage.rows else ''
+    return f'{mesh(c.stage.mesh)}{rows}'
+
+
+def candidates(recipe: Recipe, stage: Stage, topology: Topology, mean: int = 0) -> Iterator[Candidate]:
+    """Every mesh of all chips that the stage's sizes allow, with rows a microbatch and slots that it can have."""
+    models = {each.name: each.model for each in recipe.stages}
+    shapes = _Shapes(stage, models)
+    for cfg in meshes(stage.model, topology, stage.rows.length if stage.rows else 1, (stage.mesh or recipe.mesh)):
+        for changed in _cuts(stage, cfg):
+            setting = programs.Setting(changed, None, models, mean)
+            yield Candidate(changed, shapes.bytes(changed, cfg), shapes.seconds(changed, cfg, topology, setting.work))
+
+
+def meshes(model: ModelConfig, topology: Topology, length: int, like: MeshConfig) -> Iterator[MeshConfig]:
+    """Meshes of all chips of a topology whose axes divide the model's sizes and rows of `length` tokens, with the rules of `like`.
+
+    The axes other than data and fsdp are powers of two; data is the number of slices, beyond which copies of weights serve nothing.
+    """
+    chips = topology.chips // topology.slices
+    powers = [2**i for i in range(chips.bit_length()) if chips % 2**i == 0]
+    experts = powers if model.moe else [1]
+    for tensor, expert, sequence in itertools.product(powers, experts, powers):
+        rest, over = divmod(chips, tensor * expert * sequence)
+        if over or not rest or length % sequence:
+            continue
+        sizes = {'data': topology.slices, 'fsdp': rest, 'tensor': tensor, 'expert': expert, 'sequence': sequence}
+        cfg = dataclasses.replace(like, **sizes, slices=topology.slices)
+        if all(holds for holds, _ in split(model, cfg)):
+            yield cfg
+
+
+def _cuts(stage: Stage, cfg: MeshConfig) -> Iterator[Stage]:
+    """The stage on a mesh with as many rows a microbatch as there are places for rows, or more, and slots near its own."""
+    ways, source = cfg.ways('batch'), stage.source
+    stage = dataclasses.replace(stage, mesh=cfg, evals=tuple(_eval(e, ways) for e in stage.evals))
+    if isinstance(source, (OnPolicy, Collect)):
+        drawn = dataclasses.replace(source.sample, slots=_slots(source.sample.slots, source.samples, ways))
+        source = dataclasses.replace(source, sample=drawn)
+        stage = dataclasses.replace(stage, source=source)
+    if isinstance(source, Collect):
+        yield stage
+        return
+    items = source.batch if not isinstance(source, OnPolicy) else source.questions * source.samples / source.minibatches
+    for each in (1, 2, 4, 8):
+        if each == 1 or ways * each <= items:
+            yield dataclasses.replace(stage, rows=dataclasses.replace(stage.rows, per_microbatch=ways * each))
+
+
+def _eval(e: Any, ways: int) -> Any:
+    if not isinstance(e, Eval) or e.sample is None:
+        return e
+    return dataclasses.replace(e, sample=dataclasses.replace(e.sample, slots=_slots(e.sample.slots, e.samples, ways)))
+
+
+def _slots(slots: int, samples: int, ways: int) -> int:
+    """A multiple of the samples a question and of the places for rows together, near `slots`."""
+    unit = samples * ways
+    return max(slots // unit, 1) * unit
+
+
+class _Shapes:
+    """Sizes of a stage's arrays on any mesh."""
+
+    def __init__(self, stage: Stage, models: Mapping[str, ModelConfig]):
+        self.model, self.models = stage.model, models
+        boxed = jax.eval_shape(lambda: transformer.init_boxed(self.model, jax.random.key(0)))
+        axes = jax.tree.leaves(
+            transformer.logical_axes(boxed), is_leaf=lambda p: isinstance(p, jax.sharding.PartitionSpec)
+        )
+        self.arrays = [
+            (a.shape, tuple(p)) for a, p in zip(jax.tree.leaves(transformer.unbox(boxed)), axes, strict=True)
+        ]
+
+    def weights(self, cfg: MeshConfig, whole: bool = False) -> float:
+        """Elements of all weights on a chip; `whole`: not split along their width, as in decoding."""
+        with sharding.ruled(cfg.rules):
+            mesh, total = sharding.abstract_mesh(cfg), 0.0
+            for shape, axes in self.arrays:
+                names = [None if whole and name == 'embed' else name for name in axes]
+                total += math.prod(sharding.named(mesh, *names).shard_shape(shape))
+        return total
+
+    def cache(self, slots: int, size: int, cfg: MeshConfig) -> float:
+        """Bytes on a chip of the keys and values of so many slots of `size` tokens."""
+        m, two = self.model, 2 if self.model.dtype == 'bfloat16' else 4
+        ways = cfg.ways('kv_heads')
+        heads = m.kv_heads / ways if m.kv_heads % ways == 0 else m.kv_heads
+        a_token = m.mla.kv_rank + m.mla.rotary if m.mla else 2 * heads * m.head_dim
+        return slots / cfg.ways('batch') * size * m.layers * a_token * two
+
+    def bytes(self, stage: Stage, cfg: MeshConfig) -> float:
+        mine, m, source = self.weights(cfg), self.model, stage.source
+        held = 4 * mine
+        if not isinstance(source, Collect) and not stage.lora:
+            held += 8 * mine + 4 * mine * bool(isinstance(stage.loss, GRPO) and stage.loss.beta)
+        fullest = held
+        if isinstance(source, (OnPolicy, Collect)):
+            sample = source.sample
+            size = sample.max_prompt + max(sample.max_tokens, *(p.max_tokens or 0 for p in stage.phases), 0)
+            fullest += (2 if m.dtype == 'bfloat16' else 4) * self.weights(cfg, whole=True)
+            fullest += self.cache(sample.slots, size, cfg)
+        if stage.rows:
+            tokens = stage.rows.per_microbatch * stage.rows.length / cfg.ways('batch', 'length')
+            kept = 4 * tokens * m.width * m.layers
+            active = m.moe.active + m.moe.shared if m.moe else 0
+            hidden = max(m.hidden, active * m.moe.hidden if m.moe else 0) / cfg.ways('hidden')
+            inside = 4 * tokens * (8 * m.width + active * m.width * 2 + 4 * hidden)
+            fullest = max(fullest, held + (0 if stage.lora else 4 * mine) + kept + inside)
+        return fullest
+
+    def seconds(self, stage: Stage, cfg: MeshConfig, topology: Topology, w: work.Work) -> float:
+        m, chip, chips = self.model, topology.chip, topology.chips
+        link, whole = 2 * chip.link, self.weights(cfg, whole=True)
+        total = 0.0
+        if isinstance(stage.source, (OnPolicy, Collect)):
+            slots, two = stage.source.sample.slots, 2 if m.dtype == 'bfloat16' else 4
+            read = two * whole + self.cache(slots, int(w.deepest), cfg)
+            sums = 2 * m.layers * slots / cfg.ways('batch') * m.width * 4 * (cfg.ways('hidden') > 1)
+            flops = work.forward(m, slots, w.deepest / 2) / chips
+            total += w.tokens / slots * max(read / chip.bandwidth, flops / chip.flops, sums / link)
+        if stage.rows:
+            tokens = stage.rows.per_microbatch * stage.rows.length / cfg.ways('batch', 'length')
+            seen = stage.rows.prompts + w.mean / 2
+            forward = work.forward(m, tokens, seen) / cfg.ways('hidden')
+            gathered = 2 * whole * (cfg.ways('embed') > 1)
+            sums = 2 * m.layers * tokens * m.width * 4 * 2 * (cfg.ways('hidden') > 1)
+            one = max(forward / chip.flops, (gathered + sums) / link)
+            passes = 4 if m.remat == 'full' else 3
+            total += w.microbatches * one * (w.passes + passes * max(w.updates, 1))
+        return total
