@@ -63,7 +63,6 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'plan': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'weights', 'train.optim', 'train.phases', 'train.step'},
     'runtime': set(),
     'grade': {'types', 'data', 'rewards', 'settings'},  # and nothing that would start jax
-<<<<<<< HEAD
     'new': {'settings'},
     'doctor': {'types', 'config', 'sharding', 'rewards'},
     'cli': {
@@ -78,10 +77,8 @@ ROOMS = {  # room -> rooms it may import from, besides itself
         'grade',
         'new',
         'doctor',
+        'plan',
     },
-=======
-    'cli': {'__init__', 'runtime', 'checks', 'settings', 'data', 'train', 'weights', 'report', 'grade', 'plan'},
->>>>>>> 6b4de65 (wip plan)
     '__main__': {'cli'},
     '__init__': set(),
 }

@@ -2,8 +2,8 @@
 
 `jax.lax.ragged_dot` is that product where the platform has a kernel for it (TPU, GPU). XLA's CPU backend computes it as one dense
 product for each group and all rows, E times the work, forward and backward. There a loop over blocks of rows takes its place: as many
-steps as blocks hold rows, each a product with the block's own matrix. For TPUs XLA has a kernel for the product, but computes the gradient of
-the matrices in that dense way: Pallas' megablox has one (`outer_by_megablox`). Tests compare them.
+steps as blocks hold rows, each a product with the block's own matrix. For TPUs XLA has a kernel for the product, but computes the
+gradient of the matrices in that dense way; Pallas' megablox has a kernel for it. Tests compare them all.
 
 Axes: M rows, E groups, D in, F out, N rows of a block.
 """

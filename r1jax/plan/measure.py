@@ -161,7 +161,7 @@ def _wanted(error: Exception) -> int:
 
 def _with_memory(read: _Read, program: Program) -> Measured:
     """By kind, what lies on a chip while a program runs."""
-    arguments, results, aliased, inside = read.sizes
+    _, results, aliased, inside = read.sizes
     kinds = {kind: memory.on_chip(tree) for kind, tree in program.memory.items()}
     there = {id(a) for a in jax.tree.leaves(dict(program.memory))}
     others = [a for a in jax.tree.leaves(program.dynamic) if id(a) not in there]

@@ -267,8 +267,7 @@ def _learning(setting, memory, state: TrainState, where, tx, base, taught, polic
     wanted = rows.length - rows.prompts
     chunk = logprobs.chunk((rows.per_microbatch, rows.length), model.vocab)
     trips = _learned(w.microbatches, math.ceil(wanted / chunk))
-    blocks, block = work.cut(rows)
-    n = min(w.mean, block)
+    n = min(w.mean, work.cut(rows)[1])
     seen = (rows.prompts if rows.prompts else 0) + n / 2
     passed = w.microbatches * work.forward(model, rows.per_microbatch * rows.length, seen)
     if w.passes:

@@ -80,10 +80,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     wide = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
     def line(row):
-        return '| ' + ' | '.join(cell.ljust(n) if i == 0 else cell.rjust(n) for i, (cell, n) in enumerate(zip(row, wide, strict=True))) + ' |'  # fmt: skip
+        cells = [cell.rjust(n) if i else cell.ljust(n) for i, (cell, n) in enumerate(zip(row, wide, strict=True))]
+        return f'| {" | ".join(cells)} |'
 
-    rule = '|' + '|'.join(('-' * (n + 2)) if i == 0 else '-' * (n + 1) + ':' for i, n in enumerate(wide)) + '|'
-    return '\n'.join([line(head), rule, *map(line, rows)])
+    rule = '|'.join('-' * (n + 1) + (':' if i else '-') for i, n in enumerate(wide))
+    return '\n'.join([line(head), f'|{rule}|', *map(line, rows)])
 
 
 def _memory(s: StagePlan) -> str:
