@@ -34,6 +34,7 @@ from r1jax.config import (
     ModelConfig,
     OnPolicy,
     RowConfig,
+    SampleConfig,
     Stage,
     stages_read,
 )
@@ -75,7 +76,7 @@ class Program:
     @property
     def dynamic(self) -> tuple:
         """The arguments that are no part of what is compiled."""
-        return tuple(a for i, a in enumerate(self.args) if i not in _STATIC.get(self.name, ()))
+        return tuple(a for i, a in enumerate(self.args) if i not in _STATIC.get(self.name.partition(' (')[0], ()))
 
     @property
     def key(self) -> str:
@@ -175,28 +176,37 @@ class _Stops:
 
 
 def _sampling(setting: Setting, memory: Mapping[str, Any], policy: Any) -> Making:
-    """Of the rollouts; or, where there are none, of the evaluation whose slots take most."""
+    """Of the rollouts, and of the evaluation whose slots take most, if they take more than theirs."""
     stage, model, source = setting.stage, setting.stage.model, setting.stage.source
+    most = 0
     if isinstance(source, (OnPolicy, Collect)):
-        most = longest(stage) if isinstance(source, OnPolicy) else source.sample.max_tokens
+        tokens = longest(stage) if isinstance(source, OnPolicy) else source.sample.max_tokens
         fixed, routes = isinstance(source, Collect), isinstance(source, OnPolicy) and model.replays
-        sampler = Sampler.create(model, source.sample, source.samples, _Stops, 0, most, routes, fixed)
+        sampler = Sampler.create(model, source.sample, source.samples, _Stops, 0, tokens, routes, fixed)
         many = source.questions * source.samples > sampler.slots
         turns = many or fixed or getattr(source, 'budget', 0) or getattr(sampler, 'pool', 0)  # as `Sampler` decides
+        most = _held(dataclasses.replace(source.sample, max_tokens=tokens))
         yield from _drawing(setting, sampler, memory, policy, bool(turns))
-        return
-    measures = [e for e in stage.evals if isinstance(e, Eval) and e.sample]
-    if measures:
-        e = max(measures, key=lambda e: e.sample.slots * (e.sample.max_prompt + e.sample.max_tokens))
-        yield from _drawing(setting, Sampler.create(model, e.sample, e.samples, _Stops, 0), memory, policy, True)
+    larger = [e for e in stage.evals if isinstance(e, Eval) and e.sample and _held(e.sample) > most]
+    if larger:
+        e = max(larger, key=lambda e: _held(e.sample))
+        sampler = Sampler.create(model, e.sample, e.samples, _Stops, 0)
+        yield from _drawing(setting, sampler, memory, policy, True, f' ({e.name})')
 
 
-def _drawing(setting: Setting, sampler: Sampler, memory: Mapping[str, Any], policy: Any, in_slots: bool) -> Making:
+def _held(sample: SampleConfig) -> int:
+    """Tokens that slots have room for."""
+    return sample.slots * (sample.max_prompt + sample.max_tokens)
+
+
+def _drawing(
+    setting: Setting, sampler: Sampler, memory: Mapping[str, Any], policy: Any, in_slots: bool, label=''
+) -> Making:
+    """`label` ends the names of programs that are no rollout's, and whose time does not count."""
     memory, w = dict(memory), setting.work
-    rollouts = w.tokens if isinstance(setting.stage.source, (OnPolicy, Collect)) else 0.0
-    once = 1.0 if rollouts else 0.0
+    once = 0.0 if label else 1.0
     if sampler.weights == 'int8':
-        policy = yield Program('quantise', quantised, (policy,), memory, 'decoding', once)
+        policy = yield Program('quantise' + label, quantised, (policy,), memory, 'decoding', once)
         if policy is None:
             return
         memory['decoding'] = policy
@@ -205,30 +215,32 @@ def _drawing(setting: Setting, sampler: Sampler, memory: Mapping[str, Any], poli
         return
     S, P, size = sampler.slots, sampler.max_prompt, sampler.max_prompt + sampler.decode.max_tokens
     engine, model = sampler.engine, sampler.decode.model
-    weights = yield Program('weights', programs.prepared, (policy, model), memory, 'decoding', once)
+    weights = yield Program('weights' + label, programs.prepared, (policy, model), memory, 'decoding', once)
     if weights is None:
         return
     memory['decoding'] = [memory.get('decoding'), weights]
     A = engine.prompts.together(P)
     calls, useful = math.ceil(w.prompts / A) * once, work.forward(model, A * P, P / 2)
     args = policy, I32((A, P)), I32((A,)), engine.decode
-    prompts = yield Program('prefill', programs.prefill, args, memory, 'cache', calls, useful=useful)
+    prompts = yield Program('prefill' + label, programs.prefill, args, memory, 'cache', calls, useful=useful)
     if prompts is None:
         return
-    layers = yield Program('slots', programs.empty, (programs.shapes(prompts[0]), S, size), {}, 'cache')
+    layers = yield Program('slots' + label, programs.empty, (programs.shapes(prompts[0]), S, size), {}, 'cache')
     if layers is None:
         return
     memory['cache'] = [layers, prompts[0]]
     ids = I32((S,)), I32((S,)), I32(())
-    yield Program('admit', programs.admit, (layers, prompts[0], *ids), memory, '', calls, lambda loop: float(A))
+    yield Program('admit' + label, programs.admit, (layers, prompts[0], *ids), memory, '', calls, lambda loop: float(A))
     table = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), Table.empty(S, engine.key_words))
     columns = engine.columns
     args = weights, layers, table, I32(()), I32(()), engine.decode, columns
     useful = columns * work.forward(model, S, (w.deepest or size) / 2)
     trips = _decoding(columns, w.deepest or size)
-    yield Program('decode', programs.chunk, args, memory, '', rollouts / S / columns, trips, useful=useful)
+    yield Program(
+        'decode' + label, programs.chunk, args, memory, '', once * w.tokens / S / columns, trips, useful=useful
+    )
     if len(engine.sizes) > 1:
-        yield Program('resize', programs.resized, (layers, I32((engine.sizes[1],))), memory, 'cache', once)
+        yield Program('resize' + label, programs.resized, (layers, I32((engine.sizes[1],))), memory, 'cache', once)
 
 
 def _together(setting: Setting, sampler: Sampler, memory: Mapping[str, Any], policy: Any) -> Program:

@@ -70,7 +70,8 @@ def _told(c: Candidate) -> str:
     from r1jax.plan.table import mesh
 
     rows = f', {c.stage.rows.per_microbatch} rows a microbatch' if c.stage.rows else ''
-    return f'{mesh(c.stage.mesh)}{rows}'
+    slots = f', {c.stage.source.sample.slots} slots' if hasattr(c.stage.source, 'sample') else ''
+    return f'{mesh(c.stage.mesh)}{rows}{slots}'
 
 
 def candidates(recipe: Recipe, stage: Stage, topology: Topology, mean: int = 0) -> Iterator[Candidate]:
@@ -102,32 +103,37 @@ def meshes(model: ModelConfig, topology: Topology, length: int, like: MeshConfig
 
 
 def _cuts(stage: Stage, cfg: MeshConfig) -> Iterator[Stage]:
-    """The stage on a mesh with as many rows a microbatch as there are places for rows, or more, and slots near its own."""
+    """The stage on a mesh with as many rows a microbatch as there are places for rows, or more, and its own slots, or fewer."""
     ways, source = cfg.ways('batch'), stage.source
     stage = dataclasses.replace(stage, mesh=cfg, evals=tuple(_eval(e, ways) for e in stage.evals))
-    if isinstance(source, (OnPolicy, Collect)):
-        drawn = dataclasses.replace(source.sample, slots=_slots(source.sample.slots, source.samples, ways))
-        source = dataclasses.replace(source, sample=drawn)
-        stage = dataclasses.replace(stage, source=source)
-    if isinstance(source, Collect):
-        yield stage
-        return
-    items = source.batch if not isinstance(source, OnPolicy) else source.questions * source.samples / source.minibatches
-    for each in (1, 2, 4, 8):
-        if each == 1 or ways * each <= items:
-            yield dataclasses.replace(stage, rows=dataclasses.replace(stage.rows, per_microbatch=ways * each))
+    items = getattr(source, 'batch', 0) or source.questions * source.samples / getattr(source, 'minibatches', 1)
+    for slots in _slots(source.sample.slots, source.samples, ways) if hasattr(source, 'sample') else (0,):
+        if slots:
+            drawn = dataclasses.replace(source.sample, slots=slots)
+            stage = dataclasses.replace(stage, source=dataclasses.replace(source, sample=drawn))
+        if isinstance(source, Collect):
+            yield stage
+            continue
+        for each in (1, 2, 4, 8):
+            if each == 1 or ways * each <= items:
+                yield dataclasses.replace(stage, rows=dataclasses.replace(stage.rows, per_microbatch=ways * each))
 
 
 def _eval(e: Any, ways: int) -> Any:
     if not isinstance(e, Eval) or e.sample is None:
         return e
-    return dataclasses.replace(e, sample=dataclasses.replace(e.sample, slots=_slots(e.sample.slots, e.samples, ways)))
+    slots = _slots(e.sample.slots, e.samples, ways)[-1]
+    return dataclasses.replace(e, sample=dataclasses.replace(e.sample, slots=slots))
 
 
-def _slots(slots: int, samples: int, ways: int) -> int:
-    """A multiple of the samples a question and of the places for rows together, near `slots`."""
-    unit = samples * ways
-    return max(slots // unit, 1) * unit
+def _slots(slots: int, samples: int, ways: int) -> list[int]:
+    """Multiples of the samples a question and of the places for rows together: near `slots`, and by halves down to the least."""
+    unit, out = samples * ways, []
+    count = max(slots // unit, 1)
+    while count:
+        out.append(count * unit)
+        count //= 2
+    return out
 
 
 class _Shapes:
