@@ -220,13 +220,15 @@ def _drawing(
         return
     memory['decoding'] = [memory.get('decoding'), weights]
     A = engine.prompts.together(P)
-    calls, useful = math.ceil(w.prompts / A) * once, work.forward(model, A * P, P / 2)
+    calls, useful = once * math.ceil(w.prompts / A), work.forward(model, A * P, P / 2)
     args = policy, I32((A, P)), I32((A,)), engine.decode
+    like = jax.eval_shape(lambda *dynamic: programs.prefill(*dynamic, engine.decode)[0], *args[:3])
+    layers = yield Program('slots' + label, programs.empty, (programs.shapes(like), S, size), memory, 'cache')
+    if layers is None:
+        return
+    memory['cache'] = layers
     prompts = yield Program('prefill' + label, programs.prefill, args, memory, 'cache', calls, useful=useful)
     if prompts is None:
-        return
-    layers = yield Program('slots' + label, programs.empty, (programs.shapes(prompts[0]), S, size), {}, 'cache')
-    if layers is None:
         return
     memory['cache'] = [layers, prompts[0]]
     ids = I32((S,)), I32((S,)), I32(())

@@ -87,16 +87,16 @@ def candidates(recipe: Recipe, stage: Stage, topology: Topology, mean: int = 0) 
 def meshes(model: ModelConfig, topology: Topology, length: int, like: MeshConfig) -> Iterator[MeshConfig]:
     """Meshes of all chips of a topology whose axes divide the model's sizes and rows of `length` tokens, with the rules of `like`.
 
-    The axes other than data and fsdp are powers of two; data is the number of slices, beyond which copies of weights serve nothing.
+    All but fsdp are powers of two, data times the number of slices, which it spans.
     """
     chips = topology.chips // topology.slices
     powers = [2**i for i in range(chips.bit_length()) if chips % 2**i == 0]
     experts = powers if model.moe else [1]
-    for tensor, expert, sequence in itertools.product(powers, experts, powers):
-        rest, over = divmod(chips, tensor * expert * sequence)
+    for data, tensor, expert, sequence in itertools.product(powers, powers, experts, powers):
+        rest, over = divmod(chips, data * tensor * expert * sequence)
         if over or not rest or length % sequence:
             continue
-        sizes = {'data': topology.slices, 'fsdp': rest, 'tensor': tensor, 'expert': expert, 'sequence': sequence}
+        sizes = {'data': data * topology.slices, 'fsdp': rest, 'tensor': tensor, 'expert': expert, 'sequence': sequence}
         cfg = dataclasses.replace(like, **sizes, slices=topology.slices)
         if all(holds for holds, _ in split(model, cfg)):
             yield cfg
@@ -145,18 +145,21 @@ class _Shapes:
         axes = jax.tree.leaves(
             transformer.logical_axes(boxed), is_leaf=lambda p: isinstance(p, jax.sharding.PartitionSpec)
         )
+        self.known: dict[tuple[MeshConfig, bool], float] = {}
         self.arrays = [
             (a.shape, tuple(p)) for a, p in zip(jax.tree.leaves(transformer.unbox(boxed)), axes, strict=True)
         ]
 
     def weights(self, cfg: MeshConfig, whole: bool = False) -> float:
         """Elements of all weights on a chip; `whole`: not split along their width, as in decoding."""
-        with sharding.ruled(cfg.rules):
-            mesh, total = sharding.abstract_mesh(cfg), 0.0
-            for shape, axes in self.arrays:
-                names = [None if whole and name == 'embed' else name for name in axes]
-                total += math.prod(sharding.named(mesh, *names).shard_shape(shape))
-        return total
+        if (cfg, whole) not in self.known:
+            with sharding.ruled(cfg.rules):
+                mesh, total = sharding.abstract_mesh(cfg), 0.0
+                for shape, axes in self.arrays:
+                    names = [None if whole and name == 'embed' else name for name in axes]
+                    total += math.prod(sharding.named(mesh, *names).shard_shape(shape))
+            self.known[cfg, whole] = total
+        return self.known[cfg, whole]
 
     def cache(self, slots: int, size: int, cfg: MeshConfig) -> float:
         """Bytes on a chip of the keys and values of so many slots of `size` tokens."""
@@ -187,22 +190,26 @@ class _Shapes:
         return fullest
 
     def seconds(self, stage: Stage, cfg: MeshConfig, topology: Topology, w: work.Work) -> float:
-        m, chip, chips = self.model, topology.chip, topology.chips
-        link, whole = 2 * chip.link, self.weights(cfg, whole=True)
-        total = 0.0
+        m, chip, split_ = self.model, topology.chip, cfg.ways('hidden') > 1
+        link, whole, total = 2 * chip.link, self.weights(cfg, whole=True), 0.0
+        sent = (
+            4 * m.expert_layers * m.moe.active * m.width if m.moe and cfg.ways('expert') > 1 else 0
+        )  # a token, both ways
+
+        def network(tokens):
+            return tokens * (2 * m.layers * m.width * 4 * split_ + sent) / link
+
         if isinstance(stage.source, (OnPolicy, Collect)):
             slots, two = stage.source.sample.slots, 2 if m.dtype == 'bfloat16' else 4
             read = two * whole + self.cache(slots, int(w.deepest), cfg)
-            sums = 2 * m.layers * slots / cfg.ways('batch') * m.width * 4 * (cfg.ways('hidden') > 1)
-            flops = work.forward(m, slots, w.deepest / 2) / chips
-            total += w.tokens / slots * max(read / chip.bandwidth, flops / chip.flops, sums / link)
+            flops = work.forward(m, slots, w.deepest / 2) / cfg.ways('batch') / cfg.ways('hidden')
+            a_step = max(read / chip.bandwidth, flops / chip.flops, network(slots / cfg.ways('batch')))
+            total += w.tokens / slots * a_step
         if stage.rows:
             tokens = stage.rows.per_microbatch * stage.rows.length / cfg.ways('batch', 'length')
-            seen = stage.rows.prompts + w.mean / 2
-            forward = work.forward(m, tokens, seen) / cfg.ways('hidden')
-            gathered = 2 * whole * (cfg.ways('embed') > 1)
-            sums = 2 * m.layers * tokens * m.width * 4 * 2 * (cfg.ways('hidden') > 1)
-            one = max(forward / chip.flops, (gathered + sums) / link)
-            passes = 4 if m.remat == 'full' else 3
-            total += w.microbatches * one * (w.passes + passes * max(w.updates, 1))
+            forward = work.forward(m, tokens, stage.rows.prompts + w.mean / 2) / cfg.ways('hidden')
+            gathered = 2 * whole * (cfg.ways('embed') > 1) / link
+            one = max(forward / chip.flops, gathered + network(tokens))
+            passes, copies = 4 if m.remat == 'full' else 3, 8 * self.weights(cfg) * (cfg.data > 1) / link
+            total += w.microbatches * (one * (w.passes + passes * max(w.updates, 1)) + copies * max(w.updates, 1))
         return total

@@ -1,0 +1,54 @@
+"""Writes the plans anew, one after the other, and the table of this folder's README.
+
+    pip install -e '.[tpu]'
+    python docs/plans/make.py [NAME ...]
+
+A plan is what its command prints; what it took to make is measured here.
+"""
+
+import pathlib
+import re
+import resource
+import shlex
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).parent
+COMMANDS = {
+    'zero_qwen_1_5b_lora_v5e_1': 'experiments/zero_qwen_1_5b_lora.py --topology v5e:1x1',
+    'zero_qwen_7b_v5e_16': 'experiments/zero_qwen_7b.py --topology v5e:4x4 --search',
+    'zero_qwen_7b_v5p_4': 'experiments/zero_qwen_7b.py --topology v5p:2x2x1 --search',
+    'zero_qwen_32b_v5p_32': 'experiments/zero_qwen_32b.py --topology v5p:2x4x4 --search',
+    'r1_671b_v5p_1024': 'experiments/r1_671b.py --topology v5p:8x8x16 --stage reasoning_rl --search',
+}
+
+
+def main() -> None:
+    for name in sys.argv[1:] or COMMANDS:
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, '-m', 'r1jax', 'plan', *shlex.split(COMMANDS[name])],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=HERE.parents[1],
+            check=False,
+        )
+        if done.returncode not in (0, 1):
+            sys.exit(done.returncode)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # of the largest child so far
+        took = f'Made in {(time.monotonic() - start) / 60:.1f} minutes, with at most {peak:.1f} GB of memory.'
+        text = f'    r1jax plan {COMMANDS[name]}\n\n{took}\n\n{done.stdout}'
+        (HERE / f'{name}.md').write_text(text, encoding='utf-8')
+    readme = HERE / 'README.md'
+    kept = readme.read_text(encoding='utf-8').partition('\n| plan |')[0].rstrip() + '\n'
+    rows = ['| plan | command | fits |', '|---|---|---|']
+    for name, command in COMMANDS.items():
+        if (path := HERE / f'{name}.md').exists():
+            said = re.search(r'^# .*: (.*)$', path.read_text(encoding='utf-8'), re.MULTILINE)[1]
+            rows.append(f'| [{name}]({name}.md) | `r1jax plan {command}` | {said} |')
+    readme.write_text(kept + '\n' + '\n'.join(rows) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
