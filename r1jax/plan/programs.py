@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 
 from r1jax import sharding
 from r1jax.config import (
+    DPO,
     GRPO,
     REWARD_MODELS,
     Collect,
@@ -144,7 +145,7 @@ def of_stage(setting: Setting) -> Making:
     fill = jax.jit(tx.init, out_shardings=where.opt_state)
     yield Program('optimizer', fill, (state.params,), memory, 'optimizer', settings=stage.optim)
     taught, frozen = None, [base] if lora else []
-    if isinstance(stage.loss, GRPO) and stage.loss.beta:
+    if isinstance(stage.loss, GRPO | DPO) and stage.loss.beta:
         frozen.append(_copy(state.params))  # the reference: weights, or with lora adapters once it is refreshed
     if isinstance(stage.loss, Distil):
         taught = compiled.described_params(setting.models[stage.loss.teacher], mesh)

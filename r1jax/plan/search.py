@@ -17,7 +17,7 @@ import jax
 
 from r1jax import sharding
 from r1jax.checks.models import split
-from r1jax.config import GRPO, Collect, Eval, MeshConfig, ModelConfig, OnPolicy, Recipe, Stage
+from r1jax.config import DPO, GRPO, Collect, Eval, MeshConfig, ModelConfig, OnPolicy, Recipe, Stage
 from r1jax.nn import transformer
 from r1jax.plan import StagePlan, of_stage, programs, work
 from r1jax.plan.chips import Topology
@@ -173,7 +173,7 @@ class _Shapes:
         mine, m, source = self.weights(cfg), self.model, stage.source
         held = 4 * mine
         if not isinstance(source, Collect) and not stage.lora:
-            held += 8 * mine + 4 * mine * bool(isinstance(stage.loss, GRPO) and stage.loss.beta)
+            held += 8 * mine + 4 * mine * bool(isinstance(stage.loss, GRPO | DPO) and stage.loss.beta)
         fullest = held
         if isinstance(source, (OnPolicy, Collect)):
             sample = source.sample

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from r1jax.config import Collect, ModelConfig, OnPolicy, RowConfig, Stage
+from r1jax.config import DPO, Collect, ModelConfig, OnPolicy, RowConfig, Stage
 from r1jax.train.phases import longest
 
 _DAY = 86_400
@@ -47,7 +47,8 @@ def of(stage: Stage, mean: int = 0) -> Work:
         return Work(updates, used, calls, source.questions, rows * n, n, deepest, stage.steps)
     room = stage.rows.block or stage.rows.length
     n = min(mean or room, room)
-    return Work(1, microbatches(stage.rows, source.batch, n), 0, 0, source.batch * n, n, 0, stage.steps or None)
+    passes = int(isinstance(stage.loss, DPO))  # of the reference
+    return Work(1, microbatches(stage.rows, source.batch, n), passes, 0, source.batch * n, n, 0, stage.steps or None)
 
 
 def microbatches(rows: RowConfig, items: float, mean: float) -> int:
