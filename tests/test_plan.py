@@ -83,7 +83,7 @@ def test_devices_of_a_collective_are_those_that_its_attributes_name():
     assert hlo.members('source_target_pairs={{0,1},{1,0}}') == ((0, 1), (1, 0)) and hlo.members('') == ()
     mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=4), jax.devices())
     assert measure.axes_of(((0, 4),), mesh) == ('fsdp',) and measure.axes_of(((0, 1), (1, 0)), mesh) == ('tensor',)
-    assert measure.axes_of(((0, 5),), mesh) == ('fsdp', 'tensor') and measure.axes_of((), mesh) == ()
+    assert measure.axes_of(((0, 5),), mesh) == ('fsdp', 'tensor') and measure.axes_of((), mesh) == ('fsdp', 'tensor')
 
 
 def test_bytes_of_memory_are_those_of_what_is_picked_and_not_of_the_whole():

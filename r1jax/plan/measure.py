@@ -35,7 +35,7 @@ class Moved:
     """Collectives of a kind over the same mesh axes, of one call."""
 
     kind: str
-    axes: tuple[str, ...]  # of the mesh; (): unknown
+    axes: tuple[str, ...]  # of the mesh
     bytes: float  # that pass through a chip
     times: float
     seconds: float
@@ -185,13 +185,15 @@ def _moved(found: Iterator[hlo.Collective], topology: Topology, mesh: Mesh) -> t
     out = []
     for (kind, axes), (size, times) in sums.items():
         passes = 2.0 if kind == 'all-reduce' else 1.0  # to be reduced, and to be told
-        seconds = passes * size / pace(topology, mesh, axes or mesh.axis_names) if mesh.devices.size > 1 else 0.0
+        seconds = passes * size / pace(topology, mesh, axes) if mesh.devices.size > 1 else 0.0
         out.append(Moved(kind, axes, size, times, seconds))
     return tuple(sorted(out, key=lambda m: -m.bytes))
 
 
 def axes_of(members: Sequence[Sequence[int]], mesh: Mesh) -> tuple[str, ...]:
     """The mesh axes along which the devices of a collective differ; devices are numbered as the mesh has them."""
+    if not members:  # all of them
+        return tuple(name for name, n in mesh.shape.items() if n > 1)
     varied: set[int] = set()
     for group in members:
         places = np.array(np.unravel_index(np.asarray(group), mesh.devices.shape))

@@ -126,7 +126,7 @@ def _time(s: StagePlan) -> str:
 
 def _collectives(s: StagePlan) -> str:
     rows = [
-        [m.name, c.kind, '×'.join(c.axes) or 'unknown', _size(c.bytes), f'{c.times:,.0f}', _seconds(c.seconds)]
+        [m.name, c.kind, '×'.join(c.axes), _size(c.bytes), f'{c.times:,.0f}', _seconds(c.seconds)]
         for m in s.programs
         for c in m.collectives
         if m.calls and c.bytes > 1e6
