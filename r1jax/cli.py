@@ -59,14 +59,21 @@ class Run:
     """Change settings, such as zero.optim.learning_rate=1e-4 or mesh.data=8."""
     seed: Annotated[int | None, _arg('N')] = None
     """The recipe's seed, as --set seed=N."""
+    coordinator: Annotated[str | None, _arg('HOST:PORT', '(default: found, under TPU pods, GKE and SLURM)')] = None
+    """Of several processes started by hand: where the first one is, on a free port."""
+    processes: Annotated[int | None, _arg('N')] = None
+    """Of several processes started by hand: how many. 1: this one alone, whatever cluster it runs on."""
+    process: Annotated[int | None, _arg('I')] = None
+    """Of several processes started by hand: which this is, from 0."""
     allow_unsandboxed: Unsandboxed = False
     """Run model code without a sandbox where this system has none: it can then do whatever you can."""
 
     def __call__(self) -> None:
-        from r1jax import settings
+        from r1jax import distributed, settings
 
         runtime.allow_unsandboxed(self.allow_unsandboxed)
         with settings.as_bad_input():
+            distributed.start(distributed.by_hand(self.coordinator, self.processes, self.process))
             recipe = settings.load_recipe(self.experiment)
             seed = () if self.seed is None else (f'recipe.seed={self.seed}',)
             recipe = settings.override(recipe, [*(each for group in self.set for each in group), *seed])
@@ -276,18 +283,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = tyro.cli(Run | Export | Report | Grade | New | Doctor | Plan, prog='r1jax', description=about, args=argv)
 
     runtime.configure()
+    from r1jax import distributed
     from r1jax.settings import BadInput
 
     try:
         command()
     except KeyboardInterrupt:
         print('\n' + '; '.join(filter(None, ('r1jax: interrupted', command.afterwards))), file=sys.stderr)
-        return 130
+        status, why = 130, 'was interrupted'
     except BadInput as error:
         print(f'r1jax: error: {error}', file=sys.stderr)
-        return 2
+        status, why = 2, f'found: {error}'
     except Exception:
         traceback.print_exc()
-        print('; '.join(filter(None, ('r1jax: failed', command.afterwards))), file=sys.stderr)
-        return 1
-    return 0
+        who = ' '.join(filter(None, ('r1jax:', distributed.name(), 'failed')))
+        print('; '.join(filter(None, (who, command.afterwards))), file=sys.stderr)
+        status, why = 1, f'failed:\n{traceback.format_exc()}'
+    else:
+        return 0
+    distributed.fail(why, status)
+    return status

@@ -21,10 +21,17 @@ def configure() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    if 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '') or 'JAX_NUM_CPU_DEVICES' in os.environ:
+        in_order()
+
+
+def in_order() -> None:
+    """Has CPUs run a program's steps in order: by default collectives that do not depend on each other may start in another order on each
+    virtual device or in each process, which is a deadlock.
+    """
     flags = os.environ.get('XLA_FLAGS', '')
-    if 'xla_force_host_platform_device_count' in flags and _ORDER not in flags:
-        # By default collectives that do not depend on each other may start in another order on each virtual device: a deadlock
-        os.environ['XLA_FLAGS'] = f'{flags} --{_ORDER}=false'
+    if _ORDER not in flags:
+        os.environ['XLA_FLAGS'] = f'{flags} --{_ORDER}=false'.strip()
 
 
 def allow_unsandboxed(allowed: bool) -> None:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-from jax.experimental import mesh_utils
+import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from r1jax.config import AXES, MeshConfig, Rules
@@ -43,6 +44,9 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     Raises:
       ValueError: there are fewer devices or slices than asked for, or the slices are of unequal size.
     """
+    if devices is None and jax.process_count() > 1 and cfg.devices != jax.device_count():
+        here = f'{jax.process_count()} processes have {jax.device_count()}'
+        raise ValueError(f'mesh {_told(cfg)} takes {cfg.devices} devices, {here}: it has to take all')
     shape, devices = _shape(cfg), list(jax.devices() if devices is None else devices)
     if cfg.devices > len(devices):
         raise ValueError(f'mesh {_told(cfg)} needs {cfg.devices} devices, {len(devices)} are here')
@@ -82,7 +86,7 @@ def _shape(cfg):
 
 
 def _told(cfg):
-    return ', '.join(f'{axis}={getattr(cfg, axis)}' for axis in AXES if getattr(cfg, axis) > 1)
+    return ', '.join(f'{axis}={getattr(cfg, axis)}' for axis in AXES if getattr(cfg, axis) > 1) or 'data=1'
 
 
 @contextlib.contextmanager
@@ -239,3 +243,32 @@ def largest(x: jax.Array, logical: str) -> jax.Array:
 def index(logical: str) -> jax.Array | int:
     """Which part along a logical axis this device holds."""
     return jax.lax.axis_index(axes) if (axes := over(logical)) else 0
+
+
+def put(tree: Any, where: Any) -> Any:
+    """Host arrays on the mesh, the same ones on every process, each of which hands over its own devices' parts alone.
+
+    where: a sharding for all leaves, or a tree of them like `tree`. Arrays that are on a mesh already are moved.
+    """
+    if isinstance(where, jax.sharding.Sharding):
+        where = jax.tree.map(lambda _: where, tree)
+    if all(each.is_fully_addressable for each in jax.tree.leaves(where)):
+        return jax.device_put(tree, where)
+
+    def one(a, s):
+        if isinstance(a, jax.Array) and not a.is_fully_addressable:
+            return jax.device_put(a, s)
+        a = np.asarray(a)
+        return jax.make_array_from_callback(a.shape, s, lambda part: a[part])
+
+    return jax.tree.map(one, tree, where)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays as whole NumPy arrays on every process. With many processes all have to ask, for the same and in the same order."""
+
+    def one(a):
+        whole = not isinstance(a, jax.Array) or a.is_fully_addressable or a.is_fully_replicated
+        return np.asarray(a) if whole else multihost_utils.process_allgather(a, tiled=True)
+
+    return jax.tree.map(one, tree)

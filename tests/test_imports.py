@@ -36,7 +36,7 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
 }
 
 _NN = {'types', 'config', 'sharding'}
-_TOP = {'settings', 'checks', 'presets', 'record', 'workdir'}
+_TOP = {'distributed', 'settings', 'checks', 'presets', 'record', 'workdir'}
 ROOMS = {  # room -> rooms it may import from, besides itself
     'types': {'arrays'},  # lazily: device values bring jax
     'arrays': set(),
@@ -62,12 +62,14 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'workdir': {'config', 'settings', 'record'},
     'plan': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'weights', 'train.optim', 'train.phases', 'train.step'},
     'runtime': set(),
+    'distributed': {'runtime', 'settings'},
     'grade': {'types', 'data', 'rewards', 'settings'},  # and nothing that would start jax
     'new': {'settings'},
     'doctor': {'types', 'config', 'sharding', 'rewards'},
     'cli': {
         '__init__',
         'runtime',
+        'distributed',
         'checks',
         'settings',
         'data',

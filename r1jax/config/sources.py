@@ -73,6 +73,7 @@ class Part:
     `fn` is a function or an object that is called, or is `Batched`. Besides, it may have
 
     - `learned = True`: it is a model, and kept away from reasoning;
+    - `on_mesh = True`: it grades batches by a model of the run's own, in which all processes take part; else one of them asks for all;
     - `check(problem)`: what is wrong with a problem that it could never grade, or None; such problems are removed before training;
     - `warm()`: called in each grading process before the first deadline runs; raises where it could not grade there at all.
     """

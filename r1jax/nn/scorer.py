@@ -66,7 +66,7 @@ class Scorer:
         if not 0 < lengths[0] <= lengths[-1] <= model.context:
             raise ValueError(f'lengths={lengths} must lie in 1 to the context of the model, {model.context} tokens')
         mesh = mesh or sharding.make_mesh(MeshConfig())
-        return cls(model, jax.device_put(params, shardings(model, mesh, scalar=True)), mesh, lengths, tokens)
+        return cls(model, sharding.put(params, shardings(model, mesh, scalar=True)), mesh, lengths, tokens)
 
     def __call__(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
         """f32[B]: the score of each sequence; NaN for one that is empty or longer than the longest row."""
@@ -86,9 +86,9 @@ class Scorer:
                     for r, i in enumerate(chosen):
                         length[r] = len(sequences[i])
                         rows[r, : length[r]] = sequences[i]
-                    calls.append((chosen, scores(self.model, self.params, *jax.device_put((rows, length), where))))
+                    calls.append((chosen, scores(self.model, self.params, *sharding.put((rows, length), where))))
         for chosen, got in calls:  # read after all were started: the device does not wait for the host
-            out[chosen] = np.asarray(got)[: len(chosen)]
+            out[chosen] = sharding.fetch(got)[: len(chosen)]
         return out
 
     def rows(self, length: int) -> int:

@@ -94,16 +94,17 @@ class Scoring:
         waited = {name: self.pool.end(job) for name, job in self.later.items()}
         rows = {p.name: [b for b, i in enumerate(order) if applies(p, self.items[i][0])] for p in self.parts}
         whole = {
-            part.name: _inline(part.fn, [self.items[order[b]] for b in rows[part.name]])
+            part.name: self._at_once(part.fn, [self.items[order[b]] for b in rows[part.name]])
             for part in self.parts
             if _whole(part)
         }
+        now = self.pool.once(lambda: self.now)
         for part in self.parts:
             name, mine = part.name, rows[part.name]
             if name in whole:
                 grades = whole[name]
             else:
-                came = waited[name].result() if name in waited else self.now[name]
+                came = waited[name].result() if name in waited else now[name]
                 of = dict(zip(self.rows[name], came, strict=True))
                 grades = [of[order[b]] for b in mine]
             values = np.full(B, np.nan, np.float32)
@@ -116,6 +117,10 @@ class Scoring:
             reward += np.float32(part.weight) * np.where(np.isfinite(values), values, np.float32(0))
             graded[name] = values
         return Scores(np.where(valid, reward, np.float32(0)), graded, valid, outcome)
+
+    def _at_once(self, fn: Callable, items: Sequence[tuple[Problem, Response]]) -> list[Grade]:
+        """Grades of a function that grades batches; one that computes on the mesh needs every process."""
+        return _inline(fn, items) if getattr(fn, 'on_mesh', False) else self.pool.once(lambda: _inline(fn, items))
 
 
 def begin(problems: Sequence[Problem], responses: Sequence[Response], parts: Sequence[Part], pool: Pool) -> Scoring:
@@ -176,7 +181,9 @@ def unfit(problems: Sequence[Problem], parts: Sequence[Part], pool: Pool) -> dic
             rows = [i for i, p in some.items() if applies(part, p)]
             items, fn = [(some[i], Response('', 0, True)) for i in rows], Check(part.fn)
             # time enough on a busy machine: which problems remain must not depend on it
-            grades = pool.grade(fn, items, 10 * part.deadline) if part.deadline else _inline(fn, items)
+            grades = (
+                pool.grade(fn, items, 10 * part.deadline) if part.deadline else pool.once(lambda: _inline(fn, items))
+            )
             wrong = {i: g.detail or g.outcome for i, g in zip(rows, grades, strict=True) if g.value != 1}
             found |= {i: f'{part.name}: {why}' for i, why in wrong.items()}
     return found

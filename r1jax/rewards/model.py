@@ -47,6 +47,7 @@ class Helpfulness:
         -10.0
     )  # for a response without a summary, which helps nobody: below what the model gives to those it reads
     learned = True
+    on_mesh = True
     loss = BradleyTerry  # of the model
 
     def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> np.ndarray:
@@ -65,6 +66,7 @@ class Safety:
     score: Score
     form: Form
     learned = True
+    on_mesh = True
     loss = Pointwise
 
     def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> np.ndarray:

@@ -30,12 +30,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import Any, TypeVar
 
 from r1jax.rewards.process import PATIENCE, Lost, Worker, resident
 from r1jax.rewards.queue import Function, Grade, Item, Job, Queue
 from r1jax.rewards.worker import END, GRADE, START, frame
 from r1jax.types import Problem, Response
+
+T = TypeVar('T')
 
 # times in a row that starting a worker, loading a function or beginning a call may fail before it is given up
 ATTEMPTS = 10
@@ -107,6 +109,10 @@ class Pool:
         else:
             job.future.set_result([])
         return job.future
+
+    def once(self, grade: Callable[[], T]) -> T:
+        """What `grade` gives, called once however many processes train: it may ask a server, or not say the same twice."""
+        return grade()
 
     def warm(self, functions: Sequence[Callable]) -> list[Future[None]]:
         """Starts the workers and has them load functions. Returns at once; a future each raises what `submit` says of its own."""

@@ -15,9 +15,9 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
+from r1jax import sharding
 from r1jax.config import ModelConfig, SampleConfig
 from r1jax.sample.engine import Engine
 from r1jax.sample.request import Request
@@ -165,7 +165,7 @@ class Sampler:
         out = sample(
             params, Prompts(tokens, length, number), keys, limits, self.decode, np.float32(temperature), sample_id
         )
-        out = jax.tree.map(np.asarray, out)
+        out = sharding.fetch(out)
         for b in range(n * G):
             start, on = length[b // G], out.sampled[b]
             routes = None if out.routes is None else out.routes[b, : start + on.sum()]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from r1jax import distributed
 from r1jax.train.log import write_json
 from r1jax.types import TrainState
 
@@ -76,7 +77,9 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
+        if kind and issubclass(kind, Exception) and distributed.count() > 1:
+            return  # what is being saved would wait for the other processes, which may be gone
         self.close()
 
 

@@ -14,20 +14,25 @@ Memory holds a call's samples, `BLOCK` prompts' samples, and the index of what w
 depend on the seed, the prompt's id and the sample's number, and their last bits on nothing else that is sampled (`Sampler.fixed`); so the
 files' bytes depend on neither `questions` nor on where a run was killed. Grades that depend on the clock (a deadline that a busy machine
 misses) are counted as not graded.
+
+Of several processes all sample, grade their shares and choose; the first writes, and reads what was sampled before.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import math
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
+from r1jax import distributed
 from r1jax.config import Collect
 from r1jax.curate import card
 from r1jax.curate.choose import BLOCK, Choice, Chosen, Verdict
@@ -67,25 +72,25 @@ class Collecting:
         Raises:
           RuntimeError: nothing was kept, or what was kept is not correct when it is graded again.
         """
-        os.makedirs(os.path.dirname(self._path('jsonl')), exist_ok=True)
+        distributed.told(lambda: os.makedirs(os.path.dirname(self._path('jsonl')), exist_ok=True))
         self.context.view.stage(self.stage.name, self.steps, 0)
         for note in self.job.notes:
             self.context.view.note(note)
         self._sample()
         tally, part = card.Tally(self.cfg), self._path('jsonl.part')
-        with open(part, 'w+b', buffering=0) as file:
+        mine = open(part, 'w+b', buffering=0) if distributed.first() else tempfile.TemporaryFile('w+b', buffering=0)  # noqa: SIM115
+        with mine as file:  # all make it, and read in it what they chose
             self._choose(collected.Lines(file), tally)
             os.fsync(file.fileno())
+        distributed.wait()
         self._verify(part)
-        made = self._card(tally, part)
-        collected.write(self._path('card.json'), card.to_json(made))
-        collected.write(self._path('card.md'), card.to_markdown(made))
+        made = distributed.told(lambda: self._card(tally, part))
         prompts, samples = made['prompts'], made['samples']
         if not samples['kept']:
             raise RuntimeError(
                 f'stage {self.stage.name} kept none of {samples["sampled"]:,} samples: {self._path("card.md")} says why'
             )
-        os.replace(part, self._path('jsonl'))
+        distributed.told(lambda: os.replace(part, self._path('jsonl')))
         self.context.view.note(
             f'{self.stage.name}: {samples["kept"]:,} examples of {prompts["kept"]:,} prompts kept of {samples["sampled"]:,} samples; '
             f'see {self._path("card.md")}'
@@ -105,7 +110,7 @@ class Collecting:
 
     def _stop(self) -> None:
         """Ends the run if a signal asks for it."""
-        if received := self.context.signals.received:
+        if received := self.context.signals.agreed():
             self.context.view.note(
                 f'{signal.Signals(received).name}: what was sampled is kept; the same command goes on'
             )
@@ -131,10 +136,11 @@ class Collecting:
 
     def _sample(self) -> None:
         """Brings STAGE.all.jsonl to its end."""
-        self._take_over()
+        distributed.told(self._take_over)
         context, cfg, problems = self.context, self.cfg, self.job.problems
-        with open(self._path('all.jsonl'), 'a+b', buffering=0) as file:
-            done = self._resume(file)
+        path = self._path('all.jsonl') if distributed.first() else os.devnull
+        with open(path, 'a+b', buffering=0) as file:
+            done = distributed.told(lambda: self._resume(file))
             if done == len(problems):
                 return
             params = context.lineage().start(self.stage.name)
@@ -148,7 +154,7 @@ class Collecting:
                 if before:
                     self._finish(file, *before)
                 before = draw
-                if context.signals.received:
+                if context.signals.agreed():
                     break
             self._finish(file, *before)
             self._stop()
@@ -165,6 +171,8 @@ class Collecting:
     def _finish(self, file: BinaryIO, start: int, draw: Graded) -> None:
         """Waits for the grades and writes a call's lines."""
         scores, lines = draw.result(), []
+        if not distributed.first():
+            return
         for i, record in enumerate(records(draw.problems, draw.answers, scores, scores.reward)):
             lines.append(
                 log.plain(
@@ -197,6 +205,8 @@ class Collecting:
     def _choose(self, out: collected.Lines, tally: card.Tally) -> None:
         """Reads every sample and writes those that are kept."""
         problems, cfg = self.job.problems, self.cfg
+        if cfg.rewrite is not None:
+            cfg = dataclasses.replace(cfg, rewrite=_Told(cfg.rewrite))
         choice = Choice(cfg, derive(self.job.seed, 'keep'), self._verdicts, self._tokens, out.text, tally)
         lines = log.read(self._path('all.jsonl'))
         for start in range(0, len(problems), BLOCK):
@@ -271,6 +281,7 @@ class Collecting:
     # --- tell
 
     def _card(self, tally: card.Tally, part: str) -> dict[str, Any]:
+        """Writes the data card, and returns what it says."""
         counts, found = tally.counts(), self.job.found
         settings = to_json(
             self.context.ready.stage(self.stage.name).source
@@ -286,7 +297,7 @@ class Collecting:
             'ungradable': self.job.removed,
             'contaminated': found['contaminated'],
         } | counts['prompts']
-        return {
+        made = {
             'recipe': self.context.ready.recipe.name,
             'stage': self.stage.name,
             'start': self.stage.start,
@@ -302,6 +313,21 @@ class Collecting:
             },
             'settings': settings,
         }
+        collected.write(self._path('card.json'), card.to_json(made))
+        collected.write(self._path('card.md'), card.to_markdown(made))
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """What rewrites, asked by one process for all: it may be a server, which does not say the same twice."""
+
+    rewrite: Any
+
+    def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> list[str | None]:
+        if hasattr(self.rewrite, 'many'):
+            return distributed.told(lambda: list(self.rewrite.many(problems, responses)))
+        return distributed.told(lambda: [self.rewrite(*each) for each in zip(problems, responses, strict=True)])
 
 
 def drawn(record: dict | None) -> Any:

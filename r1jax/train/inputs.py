@@ -25,7 +25,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from r1jax import weights
+from r1jax import distributed, weights
 from r1jax.checks import from_weights
 from r1jax.config import REWARD_MODELS, Recipe, Stage, stages_read
 from r1jax.data.kept import collected
@@ -69,19 +69,25 @@ class Changes(NamedTuple):
 
 
 class Book:
-    """What is known of each stage of a workdir: what it was made of, and what it would be made of now."""
+    """What is known of each stage of a workdir: what it was made of, and what it would be made of now.
+
+    Of several processes the first looks and writes, and tells the others.
+    """
 
     def __init__(self, workdir: str, ready: Prepared):
         self.workdir, self.ready, self.recipe = workdir, ready, ready.recipe
         self._starts = {start: _start(start) for start in {stage.start for stage in ready.recipe.stages}}
 
+    @distributed.by_first
     def recorded(self, name: str) -> dict | None:
         """What a stage was begun with; None: it was not begun."""
         return checkpoint.read_begun(self.workdir, name)
 
+    @distributed.by_first
     def finished(self, name: str) -> bool:
         return checkpoint.read_done(self.workdir, name) is not None
 
+    @distributed.by_first
     def begin(self, job: Job) -> None:
         """Writes down what a stage is made of, before anything is made."""
         name, stage = job.stage.name, job.stage
@@ -119,6 +125,7 @@ class Book:
         done = checkpoint.read_done(self.workdir, name)
         return key(done['outputs']) if done else None
 
+    @distributed.by_first
     def changes(self, name: str, job: Job | None = None) -> Changes:
         """What has changed since a stage was begun, as far as it is known."""
         record = self.recorded(name)
@@ -141,12 +148,14 @@ class Book:
         gone = done and path.name in done['outputs'].get('files', {}) and not path.exists()
         return Changes(lines, [f'{name}: {path.name} is gone'] if gone else [], evals)
 
+    @distributed.by_first
     def outputs(self, name: str, made: Mapping[str, Any]) -> dict[str, Any]:
         """What a stage ended with: `made`, and the files that it wrote, by their names."""
         folder = collected(self.workdir, name).parent
         files = {path.name: _sha256(path) for path in sorted(folder.glob(f'{name}.*')) if path.suffix != '.part'}
         return {**made, **({'files': files} if files else {})}
 
+    @distributed.by_first
     def finish(self, name: str, cut: Mapping[str, int], entry: Mapping[str, Any], made: Mapping[str, Any]) -> None:
         """Writes down that a stage is over."""
         record = self.recorded(name)
@@ -154,6 +163,7 @@ class Book:
         done = {'cut': cut, 'entry': entry, 'inputs': inputs, 'outputs': self.outputs(name, made)}
         checkpoint.write_done(self.workdir, name, done)
 
+    @distributed.by_first
     def downstream(self, names: Sequence[str]) -> list[str]:
         """The stages that were made of these, or of what was made of them, in order and without these."""
         found = list(names)
@@ -162,6 +172,7 @@ class Book:
                 found.append(stage.name)
         return [name for name in found[len(names) :] if checkpoint.has_begun(self.workdir, name)]
 
+    @distributed.by_first
     def write(self) -> None:
         """Writes lineage.json: of each stage of the recipe where it comes from, and what it was made of if it was begun."""
         stages = {}

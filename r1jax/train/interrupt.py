@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 
+from r1jax import distributed
+
 
 class Stopped(SystemExit):
     """The run was asked to stop (SIGTERM, SIGINT) and has saved its state; the exit status is 128 + the signal's number."""
@@ -22,6 +24,10 @@ class Signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._note)
         return self
+
+    def agreed(self) -> int | None:
+        """The signal that any process has received, the same for all: they have to ask together."""
+        return distributed.highest(self.received)
 
     def _note(self, number, _):
         self.received = number

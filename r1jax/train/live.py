@@ -26,6 +26,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from r1jax import distributed
+
 EVERY = 5.0  # seconds between plain lines
 BARS = '▁▂▃▄▅▆▇█'
 
@@ -63,7 +65,7 @@ class Live:
     Args:
       name: of the recipe.
       stages: name -> steps, in the order they run.
-      console: where to; the default is standard output.
+      console: where to; the default is standard output, or nowhere in a process that is not the first.
       clock: seconds, monotonic.
     """
 
@@ -76,7 +78,7 @@ class Live:
     ):
         self._name = name
         self._stages = list(stages)
-        self._console = console or Console()
+        self._console = console or Console(quiet=not distributed.first())
         self._clock = clock
         self._printed = -math.inf  # when the last plain line was
         self.stage('', 0, 0)

@@ -10,7 +10,7 @@ leaves no step twice and needs no cursor.
 Each call is one `write` to the kernel, so a SIGKILL loses nothing that was logged. It may tear the last line of a long
 write: what lies behind the last checkpoint is cut anyway, and `read` passes over a torn last line.
 
-One process writes; with many, the others keep no Log.
+One process writes; with many, the others keep an `Unwritten`.
 """
 
 from __future__ import annotations
@@ -138,6 +138,22 @@ class Log:
             if path not in ('stage', 'step', 'seconds') and isinstance(value, (int, float)):
                 tag = path.replace('@', '_at_')  # TensorBoard allows no @ in a tag
                 self._boards[stage].add_scalar(tag, value, line['step'])
+
+
+class Unwritten(Log):
+    """What the processes have that do not write: takes everything and keeps nothing."""
+
+    def __init__(self):
+        self._files, self._boards, self._lines = {}, {}, {}
+
+    def drop(self, stage: str) -> None:
+        pass
+
+    def metrics(self, stage: str, step: int, seconds: float, values: Mapping[str, Any]) -> None:
+        pass
+
+    def samples(self, stage: str, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+        pass
 
 
 def write_summary(workdir: str, summary: Mapping[str, Any]) -> None:

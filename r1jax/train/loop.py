@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from r1jax import distributed, sharding
 from r1jax.config import DPO, GRPO, REWARD_MODELS, BradleyTerry, Distil, OnPolicy, Stored
 from r1jax.evals.agreement import Agreeing
 from r1jax.evals.metrics import figures
@@ -105,23 +106,17 @@ class Training:
             while step < s.steps:
                 step += 1
                 self.take_step(step)
-                if (
-                    self.signals.received
-                    or step % s.checkpoint_every == 0
-                    or step == s.steps
-                    or self.skips >= s.max_skips
-                ):
+                received = self.signals.agreed()
+                if received or step % s.checkpoint_every == 0 or step == s.steps or self.skips >= s.max_skips:
                     self.save(step)
                 if self.skips >= s.max_skips:
                     raise RuntimeError(
                         f'stage {s.name}: {self.skips} steps in a row were skipped up to step {step} (non-finite loss or gradient, or '
                         f'nothing to learn from); state kept in {self.saved.directory}'
                     )
-                if self.signals.received:
-                    self.view.note(
-                        f'{signal.Signals(self.signals.received).name}: saved at step {step}; the same command goes on'
-                    )
-                    raise Stopped(128 + self.signals.received)
+                if received:
+                    self.view.note(f'{signal.Signals(received).name}: saved at step {step}; the same command goes on')
+                    raise Stopped(128 + received)
             self.evaluate(step, 'after')
         return {'steps': step, 'seconds': round(self._seconds(), 1)} | self._entry()
 
@@ -190,7 +185,7 @@ class Training:
         """f32[N] an item: the log-probability of each response token under `params`."""
         batch, count, places = self._pack(items)
         out = compiled.logprobs(self.model, params, batch, np.int32(count), np.float32(temperature))
-        return unpack(np.asarray(out), items, places)
+        return unpack(sharding.fetch(out), items, places)
 
     def _refresh_reference(self, step: int) -> None:
         every = getattr(self.stage.source, 'reference_every', 0)
@@ -240,7 +235,7 @@ class Training:
 
     def _restore(self) -> int:
         """State from the newest checkpoint, or from where the stage starts; returns the steps already taken."""
-        s, key, latest = self.stage, jax.random.key(self.job.seed), self.saved.latest()
+        s, key, latest = self.stage, jax.random.key(self.job.seed), distributed.told(self.saved.latest)
         if latest is None:
             if s.lora:
                 self.base, self.fingerprint = self.lineage.base(s.name)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from r1jax import weights
+from r1jax import distributed, weights
 from r1jax.checks import from_weights, model_differences, validate
 from r1jax.config import ModelConfig, Recipe, Stage
 from r1jax.presets import PRESETS
@@ -54,7 +54,7 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int, p
         if tokenizer is None and reader is not None and recipe.tokenizer is None:
             tokenizer = blamed(f'weights {start}', lambda reader=reader: reader.tokenizer)
     if recipe.tokenizer is not None:
-        tokenizer = blamed('tokenizer', lambda: recipe.tokenizer.load(workdir))
+        tokenizer = blamed('tokenizer', lambda: distributed.after_first(lambda: recipe.tokenizer.load(workdir)))
     stages = _resolved(recipe, {start: PRESETS[start] if r is None else r.config for start, r in files.items()})
     if tokenizer is None:
         raise BadInput(

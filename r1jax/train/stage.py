@@ -1,7 +1,8 @@
 """From a recipe to a workdir: which stages are to be run, in which order, and what is left of each. The one entrance is `run`.
 
 A stage whose inputs are as they were is not run again (`r1jax.train.inputs`); what another had is set aside first. A stage is begun when
-those before it are over. What runs it goes by its source: `RUNNERS`.
+those before it are over. What runs it goes by its source: `RUNNERS`. Of several processes the first looks after the workdir
+(`r1jax.distributed`).
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from r1jax import report, sharding
+from r1jax import distributed, report, sharding
 from r1jax.checks import validate
 from r1jax.config import Collect, OnPolicy, Recipe, Stored
-from r1jax.rewards.pool import Pool
 from r1jax.settings import BadInput, as_bad_input, chosen
-from r1jax.train import aside, checkpoint, learned, restore
+from r1jax.train import aside, checkpoint, learned, restore, shared
 from r1jax.train.collect import Collecting
 from r1jax.train.inputs import Book, Changes, needs
 from r1jax.train.interrupt import Signals, Stopped
 from r1jax.train.jobs import Job
 from r1jax.train.live import Live
-from r1jax.train.log import Log, write_summary
+from r1jax.train.log import Log, Unwritten, write_summary
 from r1jax.train.loop import Context, Training
 from r1jax.train.prepare import prepare
 from r1jax.workdir import open_workdir, write_config
@@ -51,6 +51,7 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
     wanted = [s.name for s in chosen(recipe, stage, first)]
     with as_bad_input():
         validate(recipe, jax.device_count())
+<<<<<<< HEAD
         status = open_workdir(workdir, recipe)
         for folder in aside.recover(workdir):
             print(f'a run was killed while it set something aside, which is now in {folder}')
@@ -59,23 +60,32 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
         Pool(recipe.grading.workers, recipe.grading.memory_mb << 20) as pool,
         Signals() as signals,
     ):
+=======
+        status = distributed.told(lambda: open_workdir(workdir, recipe))
+        distributed.same_folder(workdir)
+        for folder in distributed.told(lambda: aside.recover(workdir)):
+            _say(f'a run was killed while it set something aside, which is now in {folder}')
+    mesh = sharding.make_mesh(recipe.mesh)
+    grading = recipe.grading.workers, recipe.grading.memory_mb << 20
+    with jax.set_mesh(mesh), shared.pool(*grading) as pool, Signals() as signals:
+>>>>>>> 41a455f (Many processes: r1jax run joins others by hand, under SLURM, Open MPI and on TPU pods; the first writes, grading is shared, a failure ends all)
         with as_bad_input():
             warmed = pool.warm(_graders(recipe, wanted))  # they start while data are read
             ready = prepare(recipe, workdir, wanted, jax.device_count(), pool)
             book = Book(workdir, ready)
             _refuse_unmet(book, wanted)
             if status == 'changed':
-                write_config(workdir, recipe)
-            restore.write(workdir, ready.tokenizer)
+                distributed.told(lambda: write_config(workdir, recipe))
+            distributed.told(lambda: restore.write(workdir, ready.tokenizer))
             for each in warmed:
                 each.result()
         for note in _set_aside_early(book, wanted):
-            print(note)
+            _say(note)
         if _nothing_to_do(book, wanted):
-            print(f'{", ".join(wanted)}: finished in {workdir}; see {os.path.join(workdir, report.PAGE)}')
+            _say(f'{", ".join(wanted)}: finished in {workdir}; see {os.path.join(workdir, report.PAGE)}')
             book.write()
             return _summary(recipe, workdir)
-        with Log(workdir, _known(workdir)) as log, Live(recipe.name, dict.fromkeys(wanted, 0)) as view:
+        with _log(workdir) as log, Live(recipe.name, dict.fromkeys(wanted, 0)) as view:
 
             def summarise(running):
                 _summary(recipe, workdir, running)
@@ -98,10 +108,11 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
                     _summary(recipe, workdir)
             finally:
                 log.sync()
-                try:
-                    view.note(f'report: {report.write(workdir)}')
-                except ValueError as error:  # must not hide what ended the run
-                    view.note(f'no report: {error}')
+                if distributed.first():  # and tells nobody: the others may be gone
+                    try:
+                        view.note(f'report: {report.write(workdir)}')
+                    except ValueError as error:  # must not hide what ended the run
+                        view.note(f'no report: {error}')
     return _summary(recipe, workdir)
 
 
@@ -130,7 +141,7 @@ def _refuse_unmet(book: Book, wanted: Sequence[str]) -> None:
 
 def _set_aside_early(book: Book, wanted: Sequence[str]) -> list[str]:
     """Sets aside what can be known to be stale before any stage is run; a note each."""
-    gone = [name for name in checkpoint.stages(book.workdir) if name not in book.ready.models]
+    gone = [name for name in distributed.told(lambda: checkpoint.stages(book.workdir)) if name not in book.ready.models]
     changes = {name: Changes([f'{name}: the recipe has no such stage any more'], [], []) for name in gone}
     return _set_aside(book, changes | {name: book.changes(name) for name in wanted})
 
@@ -146,7 +157,7 @@ def _set_aside(book: Book, changes: Mapping[str, Changes], log: Log | None = Non
         why.setdefault(name, f'{name} was made of {" and ".join(made_of)}')
     notes = []
     for name, reason in why.items():
-        folder = aside.set_aside(book.workdir, name)
+        folder = distributed.told(lambda name=name: aside.set_aside(book.workdir, name))
         if log:
             log.drop(name)
         notes.append(f'{reason}: what it had is set aside in {folder}')
@@ -177,6 +188,7 @@ def _graders(recipe: Recipe, wanted: Sequence[str]) -> list:
     return list(found.values())
 
 
+@distributed.by_first
 def _summary(recipe: Recipe, workdir: str, running: dict | None = None) -> dict:
     """Writes summary.json from the records of the finished stages, which outlive a kill between two writes, and of a running one."""
     done = {s.name: checkpoint.read_done(workdir, s.name) for s in recipe.stages}
@@ -184,6 +196,15 @@ def _summary(recipe: Recipe, workdir: str, running: dict | None = None) -> dict:
     summary = {'recipe': recipe.name, 'seed': recipe.seed, 'stages': stages}
     write_summary(workdir, summary)
     return summary
+
+
+def _log(workdir: str) -> Log:
+    return Log(workdir, _known(workdir)) if distributed.first() else Unwritten()
+
+
+def _say(text: str) -> None:
+    if distributed.first():
+        print(text)
 
 
 def _known(workdir: str) -> dict[str, dict[str, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from r1jax import distributed
 from r1jax.checks import from_weights, model_of
 from r1jax.config import REWARD_MODELS, LoRA, ModelConfig, Recipe
 from r1jax.settings import BadInput
@@ -75,7 +76,7 @@ class Lineage:
             return reader.params(file, compiled.weight_shardings(link.model, self.mesh))
         if link.start == 'init' or from_weights(link.start):
             return compiled.init_params(link.model, jax.random.key(link.seed), self.mesh)
-        if not checkpoint.read_done(self.workdir, link.start):
+        if not distributed.told(lambda: checkpoint.read_done(self.workdir, link.start)):
             raise BadInput(
                 f'stage {stage} starts from {link.start}, which is not finished in {self.workdir}: run it first'
             )
@@ -104,7 +105,7 @@ class Lineage:
         """
         link = self.links[stage]
         with checkpoint.Checkpoints(self.workdir, stage) as saved:
-            if (step := saved.latest()) is None:
+            if (step := distributed.told(saved.latest)) is None:
                 raise BadInput(
                     f'stage {stage} has no checkpoint left in {self.workdir}: remove {saved.directory} and run it again'
                 )

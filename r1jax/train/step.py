@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import sharding
@@ -94,7 +95,7 @@ def with_value_head(model: ModelConfig, params: Any, key: jax.Array, mesh: Mesh)
     """Weights with a new value head in place of their unembedding; those of a reward model as they are. On the mesh."""
     if 'value' in params:
         return params
-    return jax.device_put(heads.with_value_head(params, key), weight_shardings(model, mesh, scalar=True))
+    return sharding.put(heads.with_value_head(params, key), weight_shardings(model, mesh, scalar=True))
 
 
 def init_state(
@@ -111,9 +112,9 @@ def init_state(
     With `scalar` there must be `params`: a reward model begins as a language model (`with_value_head`).
     """
     where = shardings(model, tx, mesh, lora, scalar)
-    params = init_params(model, key, mesh, lora) if params is None else jax.device_put(params, where.params)
+    params = init_params(model, key, mesh, lora) if params is None else sharding.put(params, where.params)
     opt_state = jax.jit(tx.init, out_shardings=where.opt_state)(params)
-    return TrainState(step=jax.device_put(jnp.int32(0), where.step), params=params, opt_state=opt_state)
+    return TrainState(step=sharding.put(np.int32(0), where.step), params=params, opt_state=opt_state)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -151,7 +152,7 @@ def fingerprint(params: Any) -> jax.Array:
 
 def place(batch: Batch, mesh: Mesh) -> Batch:
     """A host batch [M,R,T] on the mesh, rows split over data × fsdp."""
-    return jax.device_put(batch, sharding.named(mesh, 'micro', 'batch', 'length'))
+    return sharding.put(batch, sharding.named(mesh, 'micro', 'batch', 'length'))
 
 
 def _hidden(model, params, batch, replays=False):

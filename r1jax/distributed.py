@@ -1,0 +1,325 @@
+"""Many processes, one run: who computes, who reads, who writes, and how one of them ends all.
+
+Every process runs the same program on the same view of the host: the same recipe, the same problems, the same rollout. What the devices
+have sampled is gathered whole by each (`sharding.fetch`), so that whatever the host decides from it (which rows take which slots, what is
+refilled, how many microbatches there are, whether a step was skipped) follows from the same numbers in each and needs no vote. Only what
+can differ between hosts is told: grades with deadlines of the wall clock (each process grades its share, `r1jax.train.shared`), signals
+(`highest`), the clock, and what the disk holds (`told`: the first process looks, the others hear). So no process compiles or calls
+anything that the others do not.
+
+What that costs: each host holds whole rollouts, about 17 bytes a token (285 MB for 512 answers of 32k tokens), gathers 9 bytes a token once
+a rollout, and packs batches that it needs a part of. Beside sampling, which reads all weights once a token, it does not show. Weights,
+gradients and optimizer are never gathered; of a batch each process hands over its devices' rows alone (`sharding.put`).
+
+The first process alone writes what processes share: logs, summary, report, config, collected data. A workdir has to be a folder that all of
+them see. Checkpoints are written by all, each its shards (orbax).
+
+A failure ends the run. A process that raises tells the others what, and ends; they print it and end. One that is killed is noticed by
+those that compute with it, by its silence after `HEARTBEAT` seconds otherwise; where the first one is gone, at once. Nothing goes on with
+those that are left: the same command, started again, goes on from the last checkpoint.
+
+Nothing here imports jax before `start` is called.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from r1jax import runtime
+from r1jax.settings import BadInput
+
+T = TypeVar('T')
+
+HEARTBEAT = 30  # seconds of silence after which a process counts as lost
+GRACE = 2.0  # seconds that a process has to end by itself once another has failed
+JOIN = 300  # seconds that processes wait for each other at the start
+_FAILED = 'r1jax/failed'  # where the first failure is told
+
+_many = False  # whether `start` has joined others
+_over = threading.Event()  # the run, for who listens for failures
+_alone = False  # while the first process does what the others only hear of
+
+
+class Place(NamedTuple):
+    """Where this process stands, as said by hand."""
+
+    coordinator: str  # HOST:PORT of the first process, which the others can reach
+    processes: int
+    process: int  # from 0
+
+
+def by_hand(
+    coordinator: str | None, processes: int | None, process: int | None, env: Mapping[str, str] = os.environ
+) -> Place | None:
+    """What flags say, or else JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; None: nothing.
+
+    Raises:
+      BadInput: a part is missing or no number, or the number of this process is not below that of all.
+    """
+    if (coordinator, processes, process) == (None, 1, None):  # alone, whatever there is around it
+        return Place('', 1, 0)
+    names, given = ('--coordinator', '--processes', '--process'), [coordinator, processes, process]
+    if given == [None] * 3:
+        names = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
+        given = [env.get(name) for name in names]
+        if given[1:] == [None, None]:  # the address alone is for a cluster that jax finds
+            return None
+    if missing := [name for name, each in zip(names, given, strict=True) if each is None]:
+        raise BadInput(f'{names[0]}, {names[1]} and {names[2]} go together: {missing[0]} is missing')
+    try:
+        place = Place(given[0], int(given[1]), int(given[2]))
+    except ValueError as error:
+        raise BadInput(f'{names[1]} and {names[2]} are whole numbers: {error}') from error
+    host, _, port = place.coordinator.rpartition(':')
+    if not host or not port.isdecimal():
+        raise BadInput(f'the coordinator is HOST:PORT of the first process, not {place.coordinator!r}')
+    if not 0 <= place.process < place.processes:
+        raise BadInput(
+            f'process {place.process} of {place.processes}: processes count from 0, so the last is processes - 1'
+        )
+    return place
+
+
+def cluster(env: Mapping[str, str] = os.environ) -> str | None:
+    """The cluster whose launcher has started this process beside others, of those that jax asks by itself; None: none.
+
+    Decided by what launchers set for each process, so that a shell on a cluster's machine is a process of its own.
+    """
+    if int(env.get('SLURM_STEP_NUM_TASKS', 1)) > 1 and 'SLURM_PROCID' in env:
+        return 'SLURM'
+    if int(env.get('OMPI_COMM_WORLD_SIZE', 1)) > 1:
+        return 'Open MPI'
+    if env.get('JAX_PLATFORMS') == 'cpu':
+        return None
+    if 'MEGASCALE_COORDINATOR_ADDRESS' in env or ',' in env.get('TPU_WORKER_HOSTNAMES', ''):
+        return 'TPU'  # GKE, xpk, or several slices
+    return 'TPU' if _on_a_tpu_vm() else None
+
+
+def _on_a_tpu_vm() -> bool:
+    """Whether this is a Cloud TPU VM, of a pod or alone: jax finds the others by the machine's metadata."""
+    from jax._src import cloud_tpu_init  # set when jax is imported; there is no public name for it
+
+    return cloud_tpu_init.running_in_cloud_tpu_vm and 'TPU_SKIP_MDS_QUERY' not in os.environ
+
+
+def start(place: Place | None) -> None:
+    """Joins the other processes, if there are any: those of `place`, or of a cluster that jax recognises. Before jax computes anything.
+
+    Raises:
+      BadInput: the others did not come within `JOIN` seconds.
+    """
+    found = None if place else cluster()
+    if (place is None or place.processes == 1) and not found:
+        return
+    runtime.in_order()
+    import jax
+
+    where = place._asdict() if place else {}
+    names = {'coordinator': 'coordinator_address', 'processes': 'num_processes', 'process': 'process_id'}
+    # Programs of several processes on CPUs meet in the order in which they were started: one at a time
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
+    # SIGTERM is ours (`r1jax.train.interrupt`)
+    jax.config.update('jax_enable_preemption_service', False)
+    try:
+        jax.distributed.initialize(
+            **{names[name]: value for name, value in where.items()},
+            # By hand each process has the devices that it sees; on clusters jax knows which are whose
+            cluster_detection_method='deactivate' if place else None,
+            initialization_timeout=JOIN,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=JOIN,
+        )
+    except Exception as error:
+        if not place and isinstance(error, ValueError):
+            return  # a machine with TPUs whose surroundings say of no others
+        whom = f'at {place.coordinator}' if place else f'of {found}'
+        raise BadInput(f'could not join the other processes {whom} within {JOIN} s: {error}') from error
+    global _many
+    _many = jax.process_count() > 1
+    if _many:
+        listening = threading.Thread(target=_listen, name='failures', daemon=True)
+        listening.start()
+        atexit.register(
+            lambda: (_over.set(), listening.join())
+        )  # before the runtime's own end, which it would meet in a call
+
+
+def count() -> int:
+    """Processes that compute together: those of this run, or one where `told` has this one act alone."""
+    return sys.modules['jax'].process_count() if _many and not _alone else 1
+
+
+def index() -> int:
+    """The number of this process, from 0."""
+    return sys.modules['jax'].process_index() if _many and not _alone else 0
+
+
+def first() -> bool:
+    """Whether this is the process that writes."""
+    return index() == 0
+
+
+def name() -> str:
+    """How messages name this process; '' where it is the only one."""
+    if not _many:
+        return ''
+    jax = sys.modules['jax']
+    return f'process {jax.process_index()} of {jax.process_count()}'
+
+
+# --- what processes tell each other
+
+
+def exchange(value: T) -> list[T]:
+    """What each process gave, in their order. All have to call this, in the same order as everything else that they do together."""
+    if not _many or _alone:
+        return [value]
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    padded = np.zeros(_room(int(sizes.max())), np.uint8)  # of few sizes: each is compiled once
+    padded[: len(data)] = data
+    all_of_them = multihost_utils.process_allgather(padded)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(all_of_them, sizes, strict=True)]
+
+
+def _room(size: int) -> int:
+    return max(1 << 10, 1 << (size - 1).bit_length())
+
+
+def told(make: Callable[[], T]) -> T:
+    """What `make` gives the first process, or raises there: the others do not call it, and hear it.
+
+    What it calls in turn is the first process's alone, and is told to nobody.
+    """
+    if not _many or _alone:
+        return make()
+    outcome = _tried(make) if first() else None
+    result, error = exchange(outcome)[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def after_first(make: Callable[[], T]) -> T:
+    """`make()` of each process, called by the others once the first has returned: what it writes is there for them."""
+    if not _many or _alone:
+        return make()
+    mine: list[T] = []
+    told(lambda: mine.append(make()))
+    return mine[0] if mine else make()
+
+
+def wait() -> None:
+    """Returns once all processes have come here."""
+    exchange(None)
+
+
+def _tried(make: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    global _alone
+    _alone = True
+    try:
+        return make(), None
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return None, RuntimeError(f'{type(error).__name__}: {error}')
+        return None, error
+    finally:
+        _alone = False
+
+
+def by_first(fn: Callable[..., T]) -> Callable[..., T]:
+    """`fn`, called by the first process and told to the others."""
+
+    @functools.wraps(fn)
+    def call(*args, **kwargs):
+        return told(lambda: fn(*args, **kwargs))
+
+    return call
+
+
+def highest(value: int | None) -> int | None:
+    """The highest of the processes' numbers; None where none has one."""
+    return max((each for each in exchange(value) if each is not None), default=None)
+
+
+def same_folder(path: str) -> None:
+    """Raises BadInput where the processes do not all see the folder of the first, which is there."""
+    if not _many:
+        return
+    mark = os.path.join(path, '.seen')
+    word = told(lambda: _write_mark(mark))
+    seen = exchange(_read_mark(mark) == word)
+    told(lambda: os.unlink(mark))
+    if blind := [i for i, each in enumerate(seen) if not each]:
+        raise BadInput(
+            f'process {blind[0]} of {len(seen)} does not see the workdir of the first, {path}: with several processes it has to be a '
+            'folder that all of them share'
+        )
+
+
+def _write_mark(mark: str) -> str:
+    word = os.urandom(8).hex()
+    with open(mark, 'w') as file:
+        file.write(word)
+    return word
+
+
+def _read_mark(mark: str) -> str | None:
+    for _ in range(50):  # network file systems need a moment
+        with contextlib.suppress(OSError), open(mark) as file:
+            return file.read()
+        time.sleep(0.1)
+    return None
+
+
+# --- the end
+
+
+def fail(text: str, status: int) -> None:
+    """Tells the other processes why this one ends, and ends it with an exit status; returns where it is the only one."""
+    if not _many:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(Exception):  # another was first, or nobody is there to hear it
+        _client().key_value_set(_FAILED, f'{status} {name()} {text}')
+    # Others that fail of the same say so themselves; and where this one is the first, whose end ends them, they have to hear of it
+    time.sleep(GRACE + 1 if first() else GRACE / 4)
+    os._exit(status)  # not by the usual way, on which jax would wait for all
+
+
+def _listen() -> None:
+    """Waits for another's failure, and ends this process by it."""
+    while True:
+        try:
+            failure = _client().blocking_key_value_get(_FAILED, 1000)
+            break
+        except Exception as error:
+            if _over.is_set() or 'DEADLINE_EXCEEDED' not in str(error):
+                return  # or the first process is gone, which the runtime sees too
+    status, text = failure.split(' ', 1)
+    time.sleep(GRACE)  # this process may be about to say more
+    if not text.startswith(f'{name()} '):
+        print(f'r1jax: {name()} ends, since {text}', file=sys.stderr, flush=True)
+        os._exit(int(status))
+
+
+def _client() -> Any:
+    from jax._src import distributed  # the runtime's key-value store, which orbax uses too, has no public name
+
+    return distributed.global_state.client

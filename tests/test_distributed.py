@@ -1,0 +1,165 @@
+"""Many processes: what they tell each other, how one ends all, and that they train to the numbers of one."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import processes
+import pytest
+from killing import timeless
+from processes import TESTS, Processes
+
+from r1jax import distributed
+from r1jax.settings import BadInput
+
+SMALLEST = str(TESTS / 'smallest.py')
+SHORT = ('--set', 'base.steps=3', 'base.checkpoint_every=2', 'zero.steps=5')
+
+
+def test_by_hand_it_is_said_where_the_first_is_how_many_and_which():
+    by_hand = distributed.by_hand
+    assert by_hand(None, None, None, {}) is None
+    assert by_hand('a:1', 4, 3, {}) == ('a:1', 4, 3)
+    env = {'JAX_COORDINATOR_ADDRESS': 'b:2', 'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0'}
+    assert by_hand(None, None, None, env) == ('b:2', 2, 0)
+    assert by_hand('a:1', 4, 3, env) == ('a:1', 4, 3)
+    assert by_hand(None, None, None, {'JAX_COORDINATOR_ADDRESS': 'b:2'}) is None  # for the cluster that jax finds
+    assert by_hand(None, 1, None, env).processes == 1  # alone
+    for wrong, why in (
+        (('a:1', 4, None), 'go together: --process is missing'),
+        (('a:1', 4, 4), 'process 4 of 4'),
+        (('a', 4, 0), "HOST:PORT of the first process, not 'a'"),
+    ):
+        with pytest.raises(BadInput, match=why):
+            by_hand(*wrong, {})
+    with pytest.raises(BadInput, match='JAX_NUM_PROCESSES'):
+        by_hand(None, None, None, env | {'JAX_NUM_PROCESSES': 'two'})
+
+
+def test_a_cluster_is_recognised_by_what_launchers_tell_each_process():
+    cluster, cpu = distributed.cluster, {'JAX_PLATFORMS': 'cpu'}
+    assert cluster(cpu) is None
+    assert cluster({'SLURM_STEP_NUM_TASKS': '4', 'SLURM_PROCID': '0'}) == 'SLURM'
+    assert cluster(cpu | {'SLURM_STEP_NUM_TASKS': '1', 'SLURM_PROCID': '0'}) is None  # a shell on a node
+    assert cluster({'OMPI_COMM_WORLD_SIZE': '2'}) == 'Open MPI'
+    assert cluster({'TPU_WORKER_HOSTNAMES': 'a,b'}) == cluster({'MEGASCALE_COORDINATOR_ADDRESS': 'a'}) == 'TPU'
+    assert cluster(cpu | {'TPU_WORKER_HOSTNAMES': 'a,b'}) is None
+    assert cluster({'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_SKIP_MDS_QUERY': '1'}) is None
+
+
+def test_alone_nothing_is_asked_of_others():
+    assert (distributed.count(), distributed.index(), distributed.first(), distributed.name()) == (1, 0, True, '')
+    assert distributed.exchange(3) == [3] and distributed.told(lambda: 4) == 4 and distributed.highest(None) is None
+    assert distributed.fail('for a reason', 1) is None  # returns: there is nobody to tell
+
+
+def together(folder, what):
+    return Processes(folder, 2, lambda flags: [str(TESTS / 'processes.py'), what, *flags])
+
+
+def test_processes_share_data_and_grading_and_hear_what_the_first_does(tmp_path):
+    with together(tmp_path, 'share') as both:
+        assert both.statuses(120) == [0, 0], [both.said(i) for i in (0, 1)]
+
+
+def test_one_that_fails_ends_the_others_with_its_traceback(tmp_path):
+    with together(tmp_path, 'fail') as both:
+        assert both.statuses(90) == [1, 1]  # although the other is in no call that could fail
+        assert "KeyError: 'reason'" in both.said(1) and 'r1jax: process 1 of 2 failed' in both.said(1)
+        assert 'process 0 of 2 ends, since process 1 of 2 failed' in both.said(0) and "KeyError: 'reason'" in both.said(
+            0
+        )
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_ends_the_others_within_a_minute(tmp_path):
+    with together(tmp_path, 'kill') as both:
+        assert both.all[1].wait(100) == -signal.SIGKILL
+        since = time.monotonic()
+        assert both.all[0].wait(60) != 0  # asleep, it computes nothing with the other: by the other's silence
+        assert time.monotonic() - since < 60
+        assert 'unhealthy' in both.said(0) and 'The tasks have crashed' in both.said(0)
+
+
+# --- training
+
+
+def trained(folder, number, *args, devices=1, into=None):
+    """The workdir of a whole run."""
+    workdir = into or folder / 'run'
+    with processes.run(folder, number, workdir, SMALLEST, *SHORT, *args, devices=devices) as them:
+        assert them.statuses() == [0] * number, [them.said(i) for i in range(number)]
+    return workdir
+
+
+def weights(workdir):
+    return {
+        stage: json.loads((workdir / f'checkpoints/{stage}/done.json').read_text())['outputs']
+        for stage in ('base', 'zero')
+    }
+
+
+def assert_close(a, b, share=1e-5):
+    """Two runs took the same steps but for rounding: losses, gradients, rewards and everything sampled, within `share` a step."""
+    ours, theirs = timeless(a / 'metrics.jsonl'), timeless(b / 'metrics.jsonl')
+    assert len(ours) == len(theirs) > 0
+    rounding = {'policy/sampler_gap_max', 'policy/sampler_gap_mean'}  # differences of what should be equal
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - rounding - {'stage'}:
+            if one[name] is not None:
+                # of a sum whose terms cancel (KL, the loss of GRPO) what counts is a share of its terms, which are about 0.1
+                np.testing.assert_allclose(
+                    one[name], other[name], rtol=share, atol=0.01 * share, err_msg=f'{name} of {one}'
+                )
+    assert timeless(a / 'samples.jsonl') == timeless(b / 'samples.jsonl')  # token for token
+
+
+@pytest.fixture(scope='module')
+def of_two(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp('two'), 2, 'mesh.data=2')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_and_four_processes_train_to_the_numbers_of_one(tmp_path, of_two):
+    one = trained(tmp_path / 'one', 1)
+    assert_close(one, of_two)
+    assert_close(one, trained(tmp_path / 'four', 4, 'mesh.data=2', 'mesh.fsdp=2'))
+    # the same mesh in one process: the same bits
+    within = trained(tmp_path / 'within', 1, 'mesh.data=2', devices=2)
+    assert timeless(within / 'metrics.jsonl') == timeless(of_two / 'metrics.jsonl') and weights(within) == weights(
+        of_two
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_it_goes_on_bit_for_bit_and_with_other_numbers_of_processes(tmp_path, of_two):
+    for victim, others in ((1, (2,)), (0, (1, 4))):
+        folder = tmp_path / str(victim)
+        workdir = folder / 'run'
+        with processes.run(folder, 2, workdir, SMALLEST, *SHORT, 'mesh.data=2') as them:
+            metrics = workdir / 'metrics.jsonl'
+            while not (metrics.exists() and b'"stage": "zero", "step": 3' in metrics.read_bytes()):
+                assert [p.poll() for p in them.all] == [None, None], [them.said(i) for i in (0, 1)]
+                time.sleep(0.02)
+            them.all[victim].kill()
+            since = time.monotonic()
+            assert them.all[1 - victim].wait(60) not in (0, None)
+            assert time.monotonic() - since < 60
+            said = them.said(1 - victim)
+            assert 'Connection closed by peer' in said or 'another task died' in said or 'failed' in said
+        for number in others:
+            copy = folder / f'on{number}'
+            import shutil
+
+            shutil.copytree(workdir, copy)
+            mesh = {1: (), 2: ('mesh.data=2',), 4: ('mesh.data=4',)}[number]
+            trained(folder / f'again{number}', number, *mesh, into=copy)
+            if number == 2:
+                assert timeless(copy / 'metrics.jsonl') == timeless(of_two / 'metrics.jsonl')
+                assert weights(copy) == weights(of_two)
+            else:
+                assert_close(of_two, copy)
