@@ -44,9 +44,6 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     Raises:
       ValueError: there are fewer devices or slices than asked for, or the slices are of unequal size.
     """
-    if devices is None and jax.process_count() > 1 and cfg.devices != jax.device_count():
-        here = f'{jax.process_count()} processes have {jax.device_count()}'
-        raise ValueError(f'mesh {_told(cfg)} takes {cfg.devices} devices, {here}: it has to take all')
     shape, devices = _shape(cfg), list(jax.devices() if devices is None else devices)
     if cfg.devices > len(devices):
         raise ValueError(f'mesh {_told(cfg)} needs {cfg.devices} devices, {len(devices)} are here')
@@ -86,7 +83,7 @@ def _shape(cfg):
 
 
 def _told(cfg):
-    return ', '.join(f'{axis}={getattr(cfg, axis)}' for axis in AXES if getattr(cfg, axis) > 1) or 'data=1'
+    return ', '.join(f'{axis}={getattr(cfg, axis)}' for axis in AXES if getattr(cfg, axis) > 1)
 
 
 @contextlib.contextmanager

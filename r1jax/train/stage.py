@@ -51,24 +51,16 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
     wanted = [s.name for s in chosen(recipe, stage, first)]
     with as_bad_input():
         validate(recipe, jax.device_count())
-<<<<<<< HEAD
-        status = open_workdir(workdir, recipe)
-        for folder in aside.recover(workdir):
-            print(f'a run was killed while it set something aside, which is now in {folder}')
-    with (
-        sharding.using(recipe.mesh) as mesh,
-        Pool(recipe.grading.workers, recipe.grading.memory_mb << 20) as pool,
-        Signals() as signals,
-    ):
-=======
+        _refuse_idle(recipe)
         status = distributed.told(lambda: open_workdir(workdir, recipe))
         distributed.same_folder(workdir)
         for folder in distributed.told(lambda: aside.recover(workdir)):
             _say(f'a run was killed while it set something aside, which is now in {folder}')
-    mesh = sharding.make_mesh(recipe.mesh)
-    grading = recipe.grading.workers, recipe.grading.memory_mb << 20
-    with jax.set_mesh(mesh), shared.pool(*grading) as pool, Signals() as signals:
->>>>>>> 41a455f (Many processes: r1jax run joins others by hand, under SLURM, Open MPI and on TPU pods; the first writes, grading is shared, a failure ends all)
+    with (
+        sharding.using(recipe.mesh) as mesh,
+        shared.pool(recipe.grading.workers, recipe.grading.memory_mb << 20) as pool,
+        Signals() as signals,
+    ):
         with as_bad_input():
             warmed = pool.warm(_graders(recipe, wanted))  # they start while data are read
             ready = prepare(recipe, workdir, wanted, jax.device_count(), pool)
@@ -123,6 +115,16 @@ def _run(context: Context, job: Job) -> tuple[dict, dict]:
         job = learned.bound(job, context.lineage(), mesh, context.ready.tokenizer)
         runner = RUNNERS[type(job.stage.source)](context, job)
         return runner.run(), runner.outputs()
+
+
+def _refuse_idle(recipe: Recipe) -> None:
+    """Raises BadInput where a process would have no device in a mesh, and so no part in what all do together."""
+    if distributed.count() == 1:
+        return
+    for where, mesh in [('mesh', recipe.mesh), *((f'{s.name}.mesh', s.mesh) for s in recipe.stages)]:
+        if mesh and mesh.devices != jax.device_count():
+            here = f'{distributed.count()} processes have {jax.device_count()}'
+            raise BadInput(f'{where} takes {mesh.devices} devices, and {here}: of several processes it has to take all')
 
 
 def _refuse_unmet(book: Book, wanted: Sequence[str]) -> None:
