@@ -26,6 +26,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import itertools
 import os
 import pickle
 import sys
@@ -43,8 +44,10 @@ HEARTBEAT = 30  # seconds of silence after which a process counts as lost
 GRACE = 2.0  # seconds that a process has to end by itself once another has failed
 JOIN = 300  # seconds that processes wait for each other at the start
 _FAILED = 'r1jax/failed'  # where the first failure is told
+_PATIENCE = 7 * 86_400_000  # ms that processes wait for one that lives: what hangs is the watchdog's
 
 _many = False  # whether `start` has joined others
+_meetings = itertools.count()
 _over = threading.Event()  # the run, for who listens for failures
 _alone = False  # while the first process does what the others only hear of
 
@@ -188,6 +191,8 @@ def exchange(value: T) -> list[T]:
     from jax.experimental import multihost_utils
 
     data = np.frombuffer(pickle.dumps(value), np.uint8)
+    # Devices wait for each other for seconds only, and a process may have much to do before it comes here
+    _client().wait_at_barrier(f'r1jax/{next(_meetings)}', _PATIENCE)
     sizes = multihost_utils.process_allgather(np.int32(len(data)))
     padded = np.zeros(_room(int(sizes.max())), np.uint8)  # of few sizes: each is compiled once
     padded[: len(data)] = data

@@ -2,7 +2,8 @@
 
 In: a stage whose model, template and tokenizer are known. Out: a `Job`. Data are read, graded for fitness and encoded here, and whatever
 is wrong with them raises here. What earlier stages will have written (a source with `stages`, see `config.Problems`) is read when the
-stage's turn comes; everything else before anything is compiled.
+stage's turn comes; everything else before anything is compiled. Of several processes the first looks at all data once, for what is wrong
+with them and their digests.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from r1jax import distributed
 from r1jax.config import (
     DPO,
     PAIRED,
@@ -209,7 +211,7 @@ class Jobs:
                 yield repr((p.id, p.answer, p.kind, p.language, p.meta))
                 yield tokens
 
-        return prompts, digest(facts())
+        return prompts, distributed.told(lambda: digest(facts()))
 
     def stored(self, stage: Stage) -> Read:
         if isinstance(stage.loss, (DPO, *REWARD_MODELS)):
@@ -230,7 +232,7 @@ class Jobs:
                 yield prompt
                 yield response
 
-        return Read({'examples': pairs}, digest(facts()), [])
+        return Read({'examples': pairs}, distributed.told(lambda: digest(facts())), [])
 
     def _agreement(self, stage: Stage, cfg: Agreement) -> Read:
         judged, data = self._judged(f'evaluation {cfg.name} of stage {stage.name}', stage, cfg.examples, packed=False)
@@ -276,7 +278,7 @@ class Jobs:
                 yield both[0]
                 yield both[1] if paired else repr(both[1])
 
-        return judged, digest(facts())
+        return judged, distributed.told(lambda: digest(facts()))
 
     def _measure(self, stage: Stage, cfg: Eval) -> Read:
         where, notes = f'evaluation {cfg.name} of stage {stage.name}', []
