@@ -191,7 +191,8 @@ def exchange(value: T) -> list[T]:
     from jax.experimental import multihost_utils
 
     data = np.frombuffer(pickle.dumps(value), np.uint8)
-    # Devices wait for each other for seconds only, and a process may have much to do before it comes here
+    # A process may have much to do before it comes here: the runtime waits, and says so at once where one has died. Collectives of devices
+    # have time limits of their own
     _client().wait_at_barrier(f'r1jax/{next(_meetings)}', _PATIENCE)
     sizes = multihost_utils.process_allgather(np.int32(len(data)))
     padded = np.zeros(_room(int(sizes.max())), np.uint8)  # of few sizes: each is compiled once
