@@ -118,8 +118,10 @@ def _on_a_tpu_vm() -> bool:
 def start(place: Place | None) -> None:
     """Joins the other processes, if there are any: those of `place`, or of a cluster that jax recognises. Before jax computes anything.
 
+    Where the others do not come within `JOIN` seconds, this process ends with exit status 2.
+
     Raises:
-      BadInput: the others did not come within `JOIN` seconds.
+      BadInput: they cannot be joined.
     """
     found = None if place else cluster()
     if (place is None or place.processes == 1) and not found:
@@ -133,20 +135,25 @@ def start(place: Place | None) -> None:
     jax.config.update('jax_cpu_enable_async_dispatch', False)
     # SIGTERM is ours (`r1jax.train.interrupt`)
     jax.config.update('jax_enable_preemption_service', False)
+    whom = f'at {place.coordinator}' if place else f'of {found}'
+    patience = threading.Timer(JOIN, _end_waiting, [whom])
+    patience.start()
     try:
         jax.distributed.initialize(
             **{names[name]: value for name, value in where.items()},
             # By hand each process has the devices that it sees; on clusters jax knows which are whose
             cluster_detection_method='deactivate' if place else None,
-            initialization_timeout=JOIN,
+            initialization_timeout=JOIN
+            + 60,  # at which the runtime of the first would abort, and that of others perhaps not at all
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=JOIN,
         )
     except Exception as error:
         if not place and isinstance(error, ValueError):
             return  # a machine with TPUs whose surroundings say of no others
-        whom = f'at {place.coordinator}' if place else f'of {found}'
-        raise BadInput(f'could not join the other processes {whom} within {JOIN} s: {error}') from error
+        raise BadInput(f'could not join the other processes {whom}: {error}') from error
+    finally:
+        patience.cancel()
     global _many
     _many = jax.process_count() > 1
     if _many:
@@ -155,6 +162,16 @@ def start(place: Place | None) -> None:
         atexit.register(
             lambda: (_over.set(), listening.join())
         )  # before the runtime's own end, which it would meet in a call
+
+
+def _end_waiting(whom: str) -> None:
+    print(
+        f'r1jax: error: not all processes {whom} came within {JOIN} s: start as many as were said, each with a number of its own, and the '
+        'first where the others can reach it',
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def count() -> int:

@@ -124,6 +124,7 @@ def main():
     from r1jax import distributed
 
     sys.argv = [*sys.argv[:5], str(TESTS)]
+    distributed.JOIN = 3 if what == 'wait' else 120
     distributed.start(distributed.by_hand(flags['--coordinator'], int(flags['--processes']), int(flags['--process'])))
     {'share': _share, 'fail': _fail, 'kill': _kill}[what](distributed)
 

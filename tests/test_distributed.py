@@ -72,6 +72,16 @@ def test_one_that_fails_ends_the_others_with_its_traceback(tmp_path):
         )
 
 
+def test_one_that_waits_for_the_first_in_vain_says_so(tmp_path):
+    with Processes(
+        tmp_path,
+        1,
+        lambda flags: [str(TESTS / 'processes.py'), 'wait', *flags[:2], '--processes', '2', '--process', '1'],
+    ) as one:
+        assert one.statuses(60) == [2]
+        assert 'not all processes at 127.0.0.1:' in one.said(0) and 'came within 3 s' in one.said(0)
+
+
 @pytest.mark.slow
 def test_one_that_is_killed_ends_the_others_within_a_minute(tmp_path):
     with together(tmp_path, 'kill') as both:

@@ -15,7 +15,7 @@ LAUNCH = pathlib.Path(__file__).parents[1] / 'launch'
 
 @pytest.fixture
 def shell(tmp_path):
-    """shell(command, **{name: body}) runs a command among commands of these bodies, each of which tells `calls` how it was called."""
+    """Runs a command among others of the bodies given, each of which writes down how it was called; `calls()` has the lines."""
     calls = tmp_path / 'calls'
     calls.touch()
     env = dict(
