@@ -43,6 +43,7 @@ T = TypeVar('T')
 HEARTBEAT = 30  # seconds of silence after which a process counts as lost
 GRACE = 2.0  # seconds that a process has to end by itself once another has failed
 JOIN = 300  # seconds that processes wait for each other at the start
+PARTING = 45  # seconds that they wait for each other at the end
 _FAILED = 'r1jax/failed'  # where the first failure is told
 _PATIENCE = 7 * 86_400_000  # ms that processes wait for one that lives: what hangs is the watchdog's
 
@@ -146,7 +147,7 @@ def start(place: Place | None) -> None:
             initialization_timeout=JOIN
             + 60,  # at which the runtime of the first would abort, and that of others perhaps not at all
             heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=JOIN,
+            shutdown_timeout_seconds=PARTING,
         )
     except Exception as error:
         if not place and isinstance(error, ValueError):

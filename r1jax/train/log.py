@@ -146,13 +146,13 @@ class Unwritten(Log):
     def __init__(self):
         self._files, self._boards, self._lines = {}, {}, {}
 
-    def drop(self, stage: str) -> None:
+    def drop(self, *_) -> None:
         pass
 
-    def metrics(self, stage: str, step: int, seconds: float, values: Mapping[str, Any]) -> None:
+    def metrics(self, *_) -> None:
         pass
 
-    def samples(self, stage: str, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+    def samples(self, *_) -> None:
         pass
 
 
