@@ -38,7 +38,7 @@ class Processes:
     def said(self, i):
         return self._log(i).read_text(errors='replace')
 
-    def statuses(self, timeout=280):
+    def statuses(self, timeout=900):
         """Exit statuses, once all have ended."""
         end = time.monotonic() + timeout
         return [p.wait(max(end - time.monotonic(), 0.1)) for p in self.all]
