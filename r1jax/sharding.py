@@ -27,6 +27,8 @@ Logical = (
     str | tuple[str, ...] | None
 )  # what a dimension is: one logical axis, several (the first the slowest), or nothing that is split
 
+HOST, DEVICE = 'pinned_host', 'device'  # kinds of memory
+
 _DEFAULT = Rules()
 _rules: contextvars.ContextVar[Rules] = contextvars.ContextVar('rules', default=_DEFAULT)
 _traced = [_DEFAULT]  # the rules that what is compiled was traced under
@@ -158,6 +160,21 @@ def named(mesh: Mesh | AbstractMesh, *axes: Logical) -> NamedSharding:
     return NamedSharding(mesh, spec(*axes, mesh=mesh))
 
 
+def in_memory(tree: Any, kind: str) -> Any:
+    """A tree of NamedShardings of arrays in a kind of memory."""
+    return jax.tree.map(lambda where: where.with_memory_kind(kind), tree)
+
+
+def refuse_without_host_memory(mesh: Mesh, asking: str) -> None:
+    """ValueError where devices cannot keep arrays in the host's memory, as `asking` wants it."""
+    kinds = [each.kind for each in mesh.devices.flat[0].addressable_memories()]
+    if HOST not in kinds:
+        raise ValueError(
+            f'{asking} needs devices with memory of the kind {HOST!r}; those of {mesh.devices.flat[0].platform!r} here have '
+            f'{", ".join(kinds) or "none"}: leave it out'
+        )
+
+
 def size(axis: str) -> int:
     """Devices along a mesh axis where this is traced; 1 outside a mesh."""
     return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
@@ -209,9 +226,11 @@ def by_rows(fn: Callable, inputs: Sequence[int | None], outputs: int | tuple[int
 # Within `by_shard`. `logical`: the logical axis whose devices take part; without one that is split, nothing is done
 
 
-def gather(x: jax.Array, logical: str, along: int) -> jax.Array:
-    """The shards along a logical axis, joined along a dimension."""
-    return jax.lax.all_gather(x, axes, axis=along, tiled=True) if (axes := over(logical)) else x
+def gather(x: jax.Array, logical: str, along: int, besides: str = '') -> jax.Array:
+    """The shards along a logical axis, joined along a dimension. besides: another, which has the mesh axes that are its own too."""
+    taken = over(besides) if besides else ()
+    axes = tuple(axis for axis in over(logical) if axis not in taken)
+    return jax.lax.all_gather(x, axes, axis=along, tiled=True) if axes else x
 
 
 def scatter(x: jax.Array, logical: str, along: int, summed: Sequence[str]) -> jax.Array:

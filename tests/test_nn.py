@@ -80,7 +80,7 @@ def test_a_stack_in_bfloat16_is_read_layer_by_layer():
         np.testing.assert_array_equal(gradient, np.eye(3)[i][:, None] * np.ones(4))
 
 
-@pytest.mark.parametrize('remat', ['dots', 'full'])
+@pytest.mark.parametrize('remat', ['dots', 'full', pytest.param('attention', marks=pytest.mark.slow)])
 def test_rematerialisation_keeps_the_gradient_and_recomputes(remat):
     rows, params = jnp.arange(24).reshape(2, 12) % MODEL.vocab, params_of()
 

@@ -1,5 +1,7 @@
 """Context parallelism: attention, log-probabilities and whole updates with the tokens of a row on several devices, against one device."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +64,18 @@ def test_the_ring_gives_attention_and_its_gradient(mesh, prompts, block, blocks,
         with jax.set_mesh(sharding.make_mesh(mesh)):
             got = value_and_gradient(ring.attend_ring, *args)
         assert max(off(got, expected)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('prompts', 'block', 'blocks'), [(40, 87, 4), (0, 250, 1)])
+def test_the_ring_by_splash_attention_gives_the_same(prompts, block, blocks):
+    """The kernels of TPUs, interpreted: pieces that go on from one device to the next, prompts here and there, padding."""
+    segment, parent = rows_of(prompts, block, blocks)
+    args = (*inputs(segment.shape[1], value=8), segment, parent, prompts, block)
+    expected = value_and_gradient(attend_rows, *args)
+    attend = functools.partial(ring.attend_ring, kernel='splash-interpreted')
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(sequence=2))):
+        assert max(off(value_and_gradient(attend, *args), expected)) < 1e-5
 
 
 def test_what_nobody_sees_is_not_computed(monkeypatch):

@@ -116,7 +116,9 @@ class ModelConfig:
     rope_scaling: Llama3Scaling | YarnScaling | None = None
     mla: MLA | None = None  # None: grouped-query attention
     moe: MoE | None = None  # None: every layer is dense
-    remat: Literal['none', 'dots', 'full'] = 'none'  # the backward pass recomputes nothing, all but matmuls, all
+    # What the backward pass computes again of a layer: nothing; all but products and attention ('dots'); all but attention; all; or all,
+    # from layers' inputs that wait in the host's memory ('offload')
+    remat: Literal['none', 'dots', 'attention', 'full', 'offload'] = 'none'
     dtype: Literal['float32', 'bfloat16'] = 'float32'  # of matmul inputs; parameters and reductions stay float32
     # In packed rows: a kernel of the platform's that serves their sizes (r1jax.nn.flash says which do), or XLA's operations always
     attention: Literal['auto', 'xla'] = 'auto'

@@ -1,8 +1,8 @@
 """Experts: each token passes k of E small SwiGLUs, and those that are shared by all tokens.
 
-In order: the router scores the experts and chooses k a token → tokens are sorted by expert → two grouped products (`grouped`: rows of
-one expert after the other, each with its expert's matrix) → back in their order, weighted by the scores and summed. No token is
-dropped, whatever the loads; padding goes to no expert and costs nothing.
+In order: the router scores the experts and chooses k a token → tokens go where their experts are, sorted by expert (`dispatch`) → two
+grouped products (`grouped`: rows of one expert after the other, each with its expert's matrix) → back in their order, weighted by the
+scores and summed. No token is dropped, whatever the loads; padding goes to no expert and costs nothing.
 
 Two routers. DeepSeek-V3's (arXiv 2412.19437 §2.1.2): sigmoid scores, a bias that counts in choosing alone, experts from the best few
 groups. Qwen3's: softmax, the k best. Choosing is not differentiable and a rounding apart from choosing otherwise: an update that routes
@@ -14,7 +14,6 @@ Axes: B rows, T tokens, M = B·T, D width, E experts, k of a token, F of one exp
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.config import ModelConfig, MoE
+from r1jax.nn import dispatch
 from r1jax.nn.grouped import grouped
 from r1jax.nn.layers import Int8
 
@@ -30,54 +30,74 @@ NAMES = ('expert_gate', 'expert_up', 'expert_down')  # [E,D,F], [E,D,F], [E,F,D]
 
 
 def experts(
-    cfg: ModelConfig, w: Weights, h: jax.Array, real: jax.Array, replay: jax.Array | None
+    cfg: ModelConfig, w: Weights, h: jax.Array, real: jax.Array, replay: jax.Array | None, whole: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The routed experts' output f32[B,T,D] for h [B,T,D], the choices i32[B,T,k] and the loads f32[E], tokens an expert.
 
     real bool[B,T], False on padding: output 0, not in the loads. replay i[B,T,k]: choices to take in place of the router's; −1: none.
+    whole: the experts' width is not split, as in decoding.
     """
-    names = [n for n in ('router', 'router_bias', *NAMES) if n in w]
-    shards = sharding.over('batch')
+    routers = {n: w[n] for n in ('router', 'router_bias') if n in w}
+    matrices, tree = jax.tree.flatten({n: w[n] for n in NAMES})
+    kinds = jax.tree.leaves({n: jax.tree.map(lambda _, n=n: n, w[n]) for n in NAMES})
+    axes = [_axes(n, a, whole) for n, a in zip(kinds, matrices, strict=True)]
+    if not sharding.over('batch', 'length', 'expert', 'hidden'):
+        return _experts(cfg, w, h, real, replay)
+    batch, length = sharding.dividing('batch', h.shape[0]), sharding.dividing('length', h.shape[1])
+    tokens, ragged = (batch, length), sharding.platform() != 'cpu'
 
-    def local(*args):
-        out, choice, load = _experts(cfg, *args)
-        return out, choice, jax.lax.psum(load, shards) if shards else load
+    def local(routers, h, real, replay, *matrices):
+        """On one device, with its own tokens, its experts, and its part of each."""
+        matrices = [_gathered(a, each) for a, each in zip(matrices, axes, strict=True)]
+        out, choice, load = _experts(cfg, routers | jax.tree.unflatten(tree, matrices), h, real, replay, ragged)
+        return sharding.total(out, 'hidden'), choice, sharding.total(load, *filter(None, tokens))
 
-    # Each device sorts its own rows; without this the compiler would gather all tokens to sort them.
-    each = sharding.by_rows(local, (None, 0, 0, 0), (0, 0, None))
-    return each({n: w[n] for n in names}, h, real, replay)
+    run = sharding.by_shard(local, ((), *(tokens,) * 3, *axes), (tokens, tokens, ()))
+    return run(routers, h, real, replay, *matrices)
 
 
-def _experts(cfg, w, h, real, replay):
+def _axes(name, leaf, whole):
+    """The logical axes of a leaf of the experts' matrices [E,·,·]; those of scales have entries of 1."""
+    axes = ('expert', 'hidden', 'embed') if name == 'expert_down' else ('expert', 'embed', 'hidden')
+    return tuple(None if n == 1 or (whole and a == 'embed') else a for a, n in zip(axes, leaf.shape, strict=True))
+
+
+def _gathered(leaf, axes):
+    """A device's experts with their whole width. Its gradient is scattered as it is summed."""
+    return sharding.gather(leaf, 'embed', axes.index('embed'), besides='expert') if 'embed' in axes else leaf
+
+
+def _experts(cfg, w, h, real, replay, ragged=False):
     B, T, D = h.shape
     E, k = cfg.moe.experts, cfg.moe.active
     h, real = h.reshape(-1, D), real.reshape(-1)
     with jax.named_scope('route'):
         replay = None if replay is None else replay.reshape(-1, k)
         choice, weight = route(cfg.moe, h, w['router'], w.get('router_bias'), replay)
-        to = jnp.where(real[:, None], choice, E).reshape(-1)  # padding sorts behind all experts
-        order = jnp.argsort(to, stable=True)
-        back = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype), unique_indices=True)
-        sizes = jnp.bincount(to, length=E).astype(jnp.int32)
-    with jax.named_scope('experts'):
-        x = _deal(h, order, back, k)
+        to = jnp.where(real[:, None], choice, E)  # padding goes to none, and sorts behind all experts
 
+    def through(x, sizes, of_row):
         def product(x, w):
             if not isinstance(w, Int8):
                 return grouped(x, w, sizes, cfg.dtype)
-            of_row = jnp.minimum(to[order], E - 1)  # rows of padding are 0, whatever multiplies them
-            return grouped(x, w.values, sizes, cfg.dtype) * w.scale[:, 0][of_row]
+            scale = w.scale[:, 0][
+                jnp.minimum(of_row, w.scale.shape[0] - 1)
+            ]  # nobody's rows are 0, whatever multiplies them
+            return grouped(x, w.values, sizes, cfg.dtype) * scale
 
         gate, up = (product(x, w[n]) for n in NAMES[:2])
-        y = product(jax.nn.silu(gate) * up, w['expert_down'])
-        y = _deal(y, back, order, 1).reshape(-1, k, D)
-        out = jnp.sum(y * weight[..., None], 1)
-    return out.reshape(B, T, D), choice.reshape(B, T, k), sizes.astype(jnp.float32)
+        return product(jax.nn.silu(gate) * up, w['expert_down'])
+
+    with jax.named_scope('experts'):
+        out = dispatch.passed(h, to, weight, E, through, cfg.dtype, ragged)
+    load = jnp.bincount(to.reshape(-1), length=E).astype(jnp.float32)
+    return out.reshape(B, T, D), choice.reshape(B, T, k), load
 
 
-def for_few_rows(w: jax.Array | Int8, dtype: str) -> jax.Array | Int8:
-    """Experts [E, in, out] made ready for decoding."""
-    return w.widened(dtype) if isinstance(w, Int8) else w.astype(dtype)
+def for_few_rows(name: str, w: jax.Array | Int8, dtype: str) -> jax.Array | Int8:
+    """Experts [E, in, out] of one of `NAMES` made ready for decoding: whole along their width, so that the loop gathers none."""
+    ready = w.widened(dtype) if isinstance(w, Int8) else w.astype(dtype)
+    return jax.tree.map(lambda a: sharding.constrain(a, *_axes(name, a, True)), ready)
 
 
 def route(
@@ -108,19 +128,6 @@ def _in_best_groups(cfg, ranked):
     rank = jax.lax.top_k(by_group, 2)[0].sum(-1)
     best = jax.nn.one_hot(jax.lax.top_k(rank, cfg.top_groups)[1], cfg.groups, dtype=bool).any(1)
     return jnp.where(best[..., None], by_group, -jnp.inf).reshape(ranked.shape)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _deal(x, order, back, k):
-    """Row order[i] // k of x [M,D] as row i, [M·k,D]. `back` inverts `order`, so that the gradient is a gather too, not a scatter."""
-    return x[order // k]
-
-
-def _deal_backward(k, back, g):
-    return g[back].reshape(-1, k, g.shape[-1]).sum(1), None, None
-
-
-_deal.defvjp(lambda x, order, back, k: (_deal(x, order, back, k), back), _deal_backward)
 
 
 def rebalanced(cfg: MoE, params: Any, load: jax.Array) -> Any:

@@ -23,6 +23,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
 from r1jax.config import ModelConfig
@@ -30,7 +31,7 @@ from r1jax.nn import embedding, layers, mla, moe
 from r1jax.nn.attention import Rows, attend, heads_first
 from r1jax.nn.cache import KV, Cached
 from r1jax.nn.packed import attend_packed
-from r1jax.sharding import constrain, dividing, named, platform, ways
+from r1jax.sharding import HOST, constrain, dividing, named, platform, ways
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
 
@@ -137,14 +138,24 @@ def _remat(layer, policy):
     if policy == 'none':
         return layer
     policies = jax.checkpoint_policies
-    dots = policies.save_from_both_policies(
-        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names('attention')
-    )
-    return jax.checkpoint(layer, policy={'dots': dots, 'full': None}[policy], prevent_cse=False)
+    attention = policies.save_only_these_names('attention')
+    policy = {
+        'dots': policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention),
+        'attention': attention,
+        'full': None,
+        'offload': policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=['layer'],
+            offload_src='device',
+            offload_dst=HOST,
+        ),
+    }[policy]
+    return jax.checkpoint(layer, policy=policy, prevent_cse=False)
 
 
 def _block(cfg, w, x, cos, sin, rows, old, cache, real, replay):
     """One layer on x [B,T,D]: returns x and (its keys and values, its part of aux)."""
+    x = checkpoint_name(x, 'layer')  # for rematerialisation policies
     with jax.named_scope('attention'):
         h = layers.rms_norm(x, w['attn_norm'], cfg.norm_eps)
         attention = mla.attention if cfg.mla else _attention
@@ -155,7 +166,7 @@ def _block(cfg, w, x, cos, sin, rows, old, cache, real, replay):
         if 'gate' in w or 'gate_up' in w:  # a dense layer's, or the shared experts
             x = x + _mlp(cfg, w, h)
         if 'router' in w:
-            out, choice, load = moe.experts(cfg, w, h, real, replay)
+            out, choice, load = moe.experts(cfg, w, h, real, replay, whole=cache is not None)
             x, aux = x + out, {'choices': choice, 'load': load}
     return constrain(x, 'batch', dividing('length', x.shape[1]), None), (kv, aux)
 
@@ -216,7 +227,7 @@ def for_few_rows(params: Params, dtype: str) -> Params:
             ways('heads', 'kv_heads', 'hidden') == 1
         )  # else the halves of a product would lie on other devices than their use
         out = {n: w[n] for n in w if n.endswith(('_norm', '_bias')) or n == 'router'}
-        out |= {n: moe.for_few_rows(w[n], dtype) for n in moe.NAMES if n in w}
+        out |= {n: moe.for_few_rows(n, w[n], dtype) for n in moe.NAMES if n in w}
         products = {}
         if 'kv_b' in w:
             out |= mla.for_few_rows(w, dtype)
