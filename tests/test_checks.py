@@ -142,6 +142,12 @@ def zero(**changes):
             zero(mesh=MeshConfig(data=8)),
             'zero.source.sample.slots=16 must be a multiple of samples × mesh data×fsdp = 4×8',
         ),
+        (zero(offload=('optimizer', 'optimizer')), "zero.offload has 'optimizer' twice"),
+        (
+            base(offload=('reference',)),
+            "base.offload has 'reference', which has no effect: loss=NLL with beta > 0 alone has one",
+        ),
+        (zero(offload=('params',)), "zero.offload must be tuple[Literal['reference', 'optimizer'], ...], not"),
         (zero(mesh=2), 'zero.mesh must be MeshConfig | None, not 2'),
         (zero(template='chat'), 'zero.template must be Callable[[Problem, Any], str] | None'),
         (

@@ -116,6 +116,12 @@ def _trained(stage: Stage, recipe: Recipe, mesh: MeshConfig) -> Iterator[Row]:
     yield rows % shards == 0, f'rows.per_microbatch={rows} must be a multiple of {over}'
     even = cut.length % mesh.ways('length') == 0
     yield even, f'rows.length={cut.length} is split over {models.parts(mesh, "length")}, so it must be a multiple of it'
+    twice = next((each for i, each in enumerate(stage.offload) if each in stage.offload[:i]), None)
+    yield twice is None, f'offload has {twice!r} twice'
+    compared = isinstance(loss, DPO) or (isinstance(loss, GRPO) and loss.beta > 0)
+    why = 'adapters keep no copy of it' if stage.lora else f'loss={type(loss).__name__} with beta > 0 alone has one'
+    compared = compared and stage.lora is None
+    yield compared or 'reference' not in stage.offload, f"offload has 'reference', which has no effect: {why}"
     if stage.lora:
         yield from under('lora', adapters(stage.lora, model))
     for before, after in itertools.pairwise(phase.step for phase in phases):

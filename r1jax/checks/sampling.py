@@ -93,6 +93,7 @@ def collect(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iterat
         ('optim', None),
         ('rows', None),
         ('lora', None),
+        ('offload', ()),
         ('phases', ()),
         ('evals', ()),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from r1jax.config.collect import Collect
 from r1jax.config.learning import (
@@ -85,9 +85,11 @@ class Stage:
     # None: that of the stage it starts from, else the recipe's. Context, remat and dtype may differ from those of the weights
     model: ModelConfig | None = None
     template: Callable[[Problem, Any], str] | None = None  # None: the recipe's
-    mesh: MeshConfig | None = (
-        None  # None: the recipe's. Weights come from a stage on another mesh through its checkpoint
-    )
+    # What waits in the host's memory while it is not used: the reference, which takes the devices' only while it passes over a rollout,
+    # and the optimizer's moments, which take it only at the end of a step. Time for memory
+    offload: tuple[Literal['reference', 'optimizer'], ...] = ()
+    # None: the recipe's. Weights come from a stage on another mesh through its checkpoint
+    mesh: MeshConfig | None = None
     lora: LoRA | None = None  # None: all weights are trained. A later stage starts from the adapters merged into them
     phases: tuple[Phase, ...] = ()
     evals: tuple[Eval | Agreement, ...] = ()  # Agreement for reward models, Eval for all others

@@ -130,8 +130,9 @@ def of_stage(setting: Setting) -> Making:
         yield from _sampling(setting, {'parameters': params}, params)
         return
     tx = optim.transform(stage.optim)
-    where = compiled.shardings(model, tx, mesh, lora, scalar)
-    state, base = compiled.described(model, tx, mesh, lora, scalar), None
+    offload = 'optimizer' in stage.offload
+    where = compiled.shardings(model, tx, mesh, lora, scalar, offload)
+    state, base = compiled.described(model, tx, mesh, lora, scalar, offload), None
     if lora:
         whole = compiled.described_params(model, mesh)
         yield Program('init base', compiled.build_init(model, mesh), (key,), {}, 'frozen', settings=model)
@@ -146,7 +147,9 @@ def of_stage(setting: Setting) -> Making:
     yield Program('optimizer', fill, (state.params,), memory, 'optimizer', settings=stage.optim)
     taught, frozen = None, [base] if lora else []
     if isinstance(stage.loss, GRPO | DPO) and stage.loss.beta:
-        frozen.append(_copy(state.params))  # the reference: weights, or with lora adapters once it is refreshed
+        frozen.append(
+            _copy(state.params, 'reference' in stage.offload)
+        )  # the reference: weights, or with lora adapters once it is refreshed
     if isinstance(stage.loss, Distil):
         taught = compiled.described_params(setting.models[stage.loss.teacher], mesh)
         frozen.append(taught)
@@ -157,8 +160,14 @@ def of_stage(setting: Setting) -> Making:
     yield from _learning(setting, memory, state, where, tx, base, taught, policy)
 
 
-def _copy(tree):
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
+def _copy(tree, waiting=False):
+    """Another of the same, or with `waiting` in the host's memory."""
+
+    def copied(a):
+        where = a.sharding.with_memory_kind(sharding.HOST) if waiting else a.sharding
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where)
+
+    return jax.tree.map(copied, tree)
 
 
 def _judges(stage: Stage) -> tuple[str, ...]:
@@ -279,7 +288,9 @@ def _learning(setting, memory, state: TrainState, where, tx, base, taught, polic
             most *= math.ceil(longest(stage) / source.budget)
         most = math.ceil(most / source.minibatches)
     packed = batch(stage, mesh, most)
-    wanted = rows.length - rows.prompts
+    wanted = min(
+        rows.length - rows.prompts, -(-rows.length // sharding.ways('length', mesh=mesh))
+    )  # of the fullest part
     chunk = logprobs.chunk((rows.per_microbatch, rows.length), model.vocab)
     trips = _learned(w.microbatches, math.ceil(wanted / chunk))
     n = min(w.mean, work.cut(rows)[1])
@@ -287,7 +298,10 @@ def _learning(setting, memory, state: TrainState, where, tx, base, taught, polic
     passed = w.microbatches * work.forward(model, rows.per_microbatch * rows.length, seen)
     if w.passes:
         args = model, policy, packed, I32(()), F32(())
-        yield Program('logprobs', compiled.logprobs, args, memory, '', w.passes, trips, useful=passed)
+        there = memory
+        if 'reference' in stage.offload:  # it comes for its pass
+            there = memory | {'frozen': [memory['frozen'], _copy(state.params)]}
+        yield Program('logprobs', compiled.logprobs, args, there, '', w.passes, trips, useful=passed)
     update = compiled.build_update(
         model, stage.loss, tx, where, stage.lora, setting.models[stage.loss.teacher] if taught else None
     )
@@ -299,12 +313,18 @@ def _learning(setting, memory, state: TrainState, where, tx, base, taught, polic
 
 
 def activations(model: ModelConfig, mesh: Mesh, rows: RowConfig) -> int:
-    """Bytes a chip that the layers keep of a microbatch for the backward pass, by shapes: what goes into each, and with another policy than
-    'full' what its products give.
+    """Bytes a chip that the layers keep of a microbatch for the backward pass, by shapes: what goes into each, unless that waits in the
+    host's memory, and with other policies than 'full' what attention or all its products give.
     """
     tokens = rows.per_microbatch * rows.length / sharding.ways('batch', 'length', mesh=mesh)
+    if model.remat == 'offload':
+        return 0
     if model.remat == 'full':
         return int(4 * tokens * model.width * model.layers)
+    if model.remat == 'attention':
+        value = model.mla.value if model.mla else model.head_dim
+        out = model.heads * (value + 1) / sharding.ways('heads', mesh=mesh)  # and the logsumexp
+        return int(4 * tokens * model.layers * (model.width + out))
     heads = (2 * model.heads + 2 * model.kv_heads) * model.head_dim
     split = sharding.ways('heads', mesh=mesh)
     return int(4 * tokens * model.layers * (model.width + (heads + 3 * model.hidden) / split))

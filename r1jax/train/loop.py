@@ -72,7 +72,8 @@ class Training:
         self.scalar = isinstance(s.loss, REWARD_MODELS)
         self.lineage = context.lineage()
         teacher = self.lineage.links[s.loss.teacher].model if isinstance(s.loss, Distil) else None
-        self.where = compiled.shardings(self.model, self.tx, self.mesh, s.lora, self.scalar)
+        self.offloaded = 'optimizer' in s.offload
+        self.where = compiled.shardings(self.model, self.tx, self.mesh, s.lora, self.scalar, self.offloaded)
         self.update = compiled.build_update(self.model, s.loss, self.tx, self.where, s.lora, teacher)
         self.source, self.capacity = _SOURCES[type(s.source)](self)
         self.needs_reference = isinstance(s.loss, DPO) or (isinstance(s.loss, GRPO) and s.loss.beta > 0)
@@ -184,13 +185,19 @@ class Training:
     def logprobs(self, params, items: Sequence[Item], temperature: float) -> list[np.ndarray]:
         """f32[N] an item: the log-probability of each response token under `params`."""
         batch, count, places = self._pack(items)
-        out = compiled.logprobs(self.model, params, batch, np.int32(count), np.float32(temperature))
+        out = compiled.logprobs(self.model, compiled.to_device(params), batch, np.int32(count), np.float32(temperature))
         return unpack(sharding.fetch(out), items, places)
 
     def _refresh_reference(self, step: int) -> None:
         every = getattr(self.stage.source, 'reference_every', 0)
         if self.needs_reference and every and self.source.at_boundary and step - self.refreshed >= every:
-            self.reference, self.refreshed = jax.tree.map(jnp.copy, self.state.params), step - step % every
+            self.reference, self.refreshed = self._as_reference(), step - step % every
+
+    def _as_reference(self) -> Any:
+        """A copy of the parameters as they are."""
+        if 'reference' in self.stage.offload:
+            return compiled.to_host(self.state.params)
+        return jax.tree.map(jnp.copy, self.state.params)
 
     def outputs(self) -> dict:
         """What the stage ended with: its last step, and a fingerprint of the weights (with lora, of the adapters and of their base)."""
@@ -241,12 +248,16 @@ class Training:
                 self.base, self.fingerprint = self.lineage.base(s.name)
                 key = jax.random.key(derive(self.job.seed, 'adapters'))  # another than that of a base drawn at random
             start = None if s.lora else self.lineage.start(s.name)
-            self.state = compiled.init_state(self.model, self.tx, key, self.mesh, start, s.lora, self.scalar)
+            self.state = compiled.init_state(
+                self.model, self.tx, key, self.mesh, start, s.lora, self.scalar, self.offloaded
+            )
             if self.needs_reference and not s.lora:
-                self.reference = jax.tree.map(jnp.copy, self.state.params)
+                self.reference = self._as_reference()
             return 0
-        like = compiled.described(self.model, self.tx, self.mesh, s.lora, self.scalar)
+        like = compiled.described(self.model, self.tx, self.mesh, s.lora, self.scalar, self.offloaded)
         self.state, self.reference, cursor, flight = self.saved.restore(latest, like)
+        if self.reference is not None and 'reference' in s.offload:
+            self.reference = compiled.to_host(self.reference)
         if s.lora:
             self.base, self.fingerprint = self.lineage.base(s.name, cursor['base'])
         self.source.restore(cursor['source'], flight)

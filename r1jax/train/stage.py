@@ -111,6 +111,11 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
 def _run(context: Context, job: Job) -> tuple[dict, dict]:
     """Runs a stage on its mesh: its entry in summary.json, and what it ended with."""
     with sharding.using(job.stage.mesh or context.ready.recipe.mesh) as mesh:
+        with as_bad_input():
+            if job.stage.offload:
+                sharding.refuse_without_host_memory(mesh, f'{job.stage.name}.offload={job.stage.offload}')
+            if job.stage.model.remat == 'offload':
+                sharding.refuse_without_host_memory(mesh, f"{job.stage.name}.model.remat='offload'")
         context = dataclasses.replace(context, mesh=mesh)
         job = learned.bound(job, context.lineage(), mesh, context.ready.tokenizer)
         runner = RUNNERS[type(job.stage.source)](context, job)

@@ -39,8 +39,10 @@ def _init_boxed(model: ModelConfig, key: jax.Array, lora: LoRA | None, scalar: b
     return adapters.init_boxed(model, lora, key) if lora else transformer.init_boxed(model, key, scalar)
 
 
-def shardings(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False) -> TrainState:
-    """NamedSharding of every leaf of the train state, found without allocating it.
+def shardings(
+    model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False, offload: bool = False
+) -> TrainState:
+    """NamedSharding of every leaf of the train state, found without allocating it. offload: of the optimizer's in the host's memory.
 
     The whole state is described while parameters are boxed with their logical axes, so that optimizer moments inherit them.
     """
@@ -49,17 +51,30 @@ def shardings(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None, scal
         params = _init_boxed(model, jax.random.key(0), lora, scalar)
         return TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
 
-    return transformer.placed(jax.eval_shape(boxed), mesh)
+    state = jax.eval_shape(boxed)
+    where = transformer.placed(state, mesh)
+    return (
+        dataclasses.replace(where, opt_state=_waiting(transformer.unbox(state).opt_state, where.opt_state))
+        if offload
+        else where
+    )
 
 
-def described(model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False) -> TrainState:
+def _waiting(arrays, where):
+    """Shardings in the host's memory; counts of steps stay where they are."""
+    return jax.tree.map(lambda a, s: sharding.in_memory(s, sharding.HOST) if a.ndim else s, arrays, where)
+
+
+def described(
+    model: ModelConfig, tx, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False, offload: bool = False
+) -> TrainState:
     """The train state as ShapeDtypeStructs with their shardings."""
 
     def plain():
         params = transformer.unbox(_init_boxed(model, jax.random.key(0), lora, scalar))
         return TrainState(step=jnp.int32(0), params=params, opt_state=tx.init(params))
 
-    return _structs(jax.eval_shape(plain), shardings(model, tx, mesh, lora, scalar))
+    return _structs(jax.eval_shape(plain), shardings(model, tx, mesh, lora, scalar, offload))
 
 
 def weight_shardings(model: ModelConfig, mesh: Mesh, lora: LoRA | None = None, scalar: bool = False) -> Any:
@@ -106,12 +121,13 @@ def init_state(
     params: Any = None,
     lora: LoRA | None = None,
     scalar: bool = False,
+    offload: bool = False,
 ) -> TrainState:
     """A sharded train state at step 0: random parameters, or `params` (host or device arrays) placed on the mesh.
 
     With `scalar` there must be `params`: a reward model begins as a language model (`with_value_head`).
     """
-    where = shardings(model, tx, mesh, lora, scalar)
+    where = shardings(model, tx, mesh, lora, scalar, offload)
     params = init_params(model, key, mesh, lora) if params is None else sharding.put(params, where.params)
     opt_state = jax.jit(tx.init, out_shardings=where.opt_state)(params)
     return TrainState(step=sharding.put(np.int32(0), where.step), params=params, opt_state=opt_state)
@@ -148,6 +164,18 @@ def fingerprint(params: Any) -> jax.Array:
             at = at * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
         total = total * jnp.uint32(1000003) + jnp.sum(bits * (2 * at + 1), dtype=jnp.uint32)
     return total
+
+
+def to_host(params: Any) -> Any:
+    """A copy of weights, split as they are, in the host's memory."""
+    return jax.device_put(params, sharding.in_memory(jax.tree.map(lambda a: a.sharding, params), sharding.HOST))
+
+
+def to_device(params: Any) -> Any:
+    """Weights in the devices' memory; those that are there already are themselves."""
+    where = jax.tree.map(lambda a: a.sharding, params)
+    waiting = any(each.memory_kind == sharding.HOST for each in jax.tree.leaves(where))
+    return jax.device_put(params, sharding.in_memory(where, sharding.DEVICE)) if waiting else params
 
 
 def place(batch: Batch, mesh: Mesh) -> Batch:
@@ -294,8 +322,11 @@ def build_update(
         norm = optim.global_norm(grads)
         good = jnp.isfinite(value) & jnp.isfinite(norm) & (count > 0)
         grads = jax.tree.map(lambda g: jnp.where(good, g, 0.0), grads)
-        new = optim.apply(tx, grads, state.opt_state, state.params, rate)
-        params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, state.opt_state))
+        old = state.opt_state
+        if any(each.memory_kind == sharding.HOST for each in jax.tree.leaves(where.opt_state)):
+            old = jax.device_put(old, sharding.in_memory(where.opt_state, sharding.DEVICE))  # and back, as an output
+        new = optim.apply(tx, grads, old, state.params, rate)
+        params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, old))
         tokens, load, weighted = sums.pop('tokens'), sums.pop('load', None), sums.pop('weighted', {})
         metrics = {k: v / jnp.maximum(tokens, 1) for k, v in sums.items()} | tops | weighted
         if load is not None:
