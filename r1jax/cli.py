@@ -7,6 +7,7 @@
     r1jax new NAME                  writes a small experiment with a reward of its own, and its test
     r1jax doctor                    says what this machine gives to a run, and what to do where something is in the way
     r1jax plan EXPERIMENT           what it would need of chips that need not be here
+    r1jax eval CHECKPOINT           measures a checkpoint by benchmarks, beside the paper's figures
 
 Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with its traceback; the state
 is kept) and 130 an interrupt. What needs jax is imported only once a command runs, so that `--help` answers at once.
@@ -273,6 +274,105 @@ class Plan:
             sys.exit(status)
 
 
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Measure a checkpoint by benchmarks, as the R1 report does, and set the figures beside its own. Every sample is stored with its
+    grade; the same command goes on where it was stopped, and with a larger --k or --limit adds to what is there.
+    """
+
+    afterwards: ClassVar[str] = 'the same command goes on from the samples that are stored'
+
+    checkpoint: Annotated[
+        tyro.conf.Positional[str], _arg('CHECKPOINT', '(left out with --compare and --judgements)')
+    ] = ''
+    """A workdir (its last stage), WORKDIR:STAGE, a Hugging Face folder, or a GGUF."""
+    benchmark: Annotated[tuple[str, ...], _arg('NAME', '(several)')] = ()
+    """Benchmarks, such as aime24 math500 gsm8k humaneval, or lm-eval:TASK."""
+    compare: Annotated[tuple[str, ...], _arg('DIR', '(two)')] = ()
+    """Compare two folders of results, A and B, on the questions that both have."""
+    judgements: Annotated[tuple[str, ...], _arg('NAME=FILE', '(several)')] = ()
+    """Win rates of judgements that were made before: alpaca_eval=annotations.json, arena_hard=judgements.jsonl."""
+    k: Annotated[int | None, _arg('K', '(default: by the benchmark, 4 to 64)')] = None
+    """Samples a question."""
+    data: Annotated[Path | None, _arg('DIR')] = None
+    """Where the problems lie: DIR/NAME, a copy of the set's repository on the Hugging Face hub, or DIR/NAME.jsonl."""
+    limit: Annotated[int, _arg('N', '(default: all)')] = 0
+    """The first so many questions of each benchmark."""
+    since: Annotated[str, _arg('YYYY-MM-DD')] = ''
+    """Of problems with a date (livecodebench, codeforces) those from this day on."""
+    until: Annotated[str, _arg('YYYY-MM-DD')] = ''
+    """And before this one."""
+    max_tokens: Annotated[int | None, _arg('N', '(default: 32768, or what the context leaves)')] = None
+    """Longest response, tokens."""
+    temperature: Annotated[float, _arg('T')] = 0.6
+    """Of the draws; 0 is greedy, with --k 1."""
+    top_p: Annotated[float, _arg('P')] = 0.95
+    """Only the most likely tokens that together have this probability are drawn."""
+    at: Annotated[tuple[int, ...], _arg('N', '(several; default: powers of two up to K)')] = ()
+    """Of which n pass@n is reported."""
+    seed: Annotated[int, _arg('N')] = 0
+    """Of the draws."""
+    slots: Annotated[int, _arg('N')] = 32
+    """Rows decoded together. Samples are the same bits at the same number only."""
+    template: Annotated[str | None, _arg('NAME', "(default: the stage's, or the tokenizer's)")] = None
+    """How a problem is asked: chat, chat_r1_zero, r1, r1_zero, dialogue, plain."""
+    mesh: Annotated[tuple[str, ...], _arg('AXIS=N', '(several)')] = ()
+    """Devices, such as data=4 tensor=2."""
+    out: Annotated[Path | None, _arg('DIR', '(default: runs/evals/CHECKPOINT)')] = None
+    """Where samples and results are written."""
+    beside: Annotated[tuple[str, ...], _arg('MODEL', '(several; default: R1, R1-Zero, Distill-Qwen-1.5B)')] = ()
+    """Models of the paper to show."""
+    ratings: Annotated[Path | None, _arg('FILE')] = None
+    """Codeforces ratings of people, JSON, for the percentile of a rating."""
+    judge: Annotated[str, _arg('URL')] = ''
+    """An OpenAI-compatible endpoint that judges what no rule can, such as http://localhost:8000/v1."""
+    judge_model: Annotated[str, _arg('NAME')] = ''
+    """The model to ask there."""
+    judge_key: Annotated[str, _arg('VARIABLE')] = ''
+    """Name of the environment variable that holds its key."""
+    shots: Annotated[int | None, _arg('N', "(default: the task's)")] = None
+    """Examples in the prompts of lm-eval's tasks."""
+    sampled: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Have lm-eval's tasks draw with --temperature and --top-p, where most generate greedily."""
+    workers: Annotated[int, _arg('N', '(default: as many as cores)')] = 0
+    """Processes that grade."""
+    allow_unsandboxed: Unsandboxed = False
+    """Run model code without a sandbox where this system has none: it can then do whatever you can."""
+
+    def __call__(self) -> None:
+        runtime.allow_unsandboxed(self.allow_unsandboxed)
+        from r1jax import evaluate, settings
+        from r1jax.evals.results import BESIDE
+
+        with settings.as_bad_input():
+            mesh = settings.mesh_of(self.mesh)
+            asked = [name for name in ('checkpoint', 'compare', 'judgements') if getattr(self, name)]
+            if len(asked) != 1:
+                raise settings.BadInput('name one of a CHECKPOINT, --compare A B and --judgements NAME=FILE')
+            if self.compare and len(self.compare) != 2:
+                raise settings.BadInput(f'--compare takes two folders of results, not {len(self.compare)}')
+        beside = self.beside or BESIDE
+        if self.compare:
+            lines = evaluate.compared(*self.compare)
+        elif self.judgements:
+            out = self.out or evaluate.folder_of('judgements')
+            lines = evaluate.judged(self.judgements, self.data and str(self.data), out, beside)
+        else:
+            lines = self._measured(evaluate, mesh, beside)
+        print('\n'.join(lines))
+
+    def _measured(self, evaluate, mesh, beside) -> list[str]:
+        same = {name: getattr(self, name) for name in (
+            'limit', 'since', 'until', 'max_tokens', 'temperature', 'top_p', 'at', 'seed', 'slots', 'template', 'workers',
+            'judge', 'judge_model', 'judge_key', 'shots', 'sampled',
+        )}  # fmt: skip
+        paths = {name: None if (path := getattr(self, name)) is None else str(path) for name in ('data', 'ratings')}
+        options = evaluate.Options(samples=self.k, beside=beside, **paths, **same)
+        return evaluate.run(
+            self.checkpoint, self.benchmark, self.out or evaluate.folder_of(self.checkpoint), mesh, options
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: the process's) and returns its exit status; a usage error exits with 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -280,7 +380,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r1jax {r1jax.__version__}')
         return 0
     about = f'{r1jax.__doc__} This is version {r1jax.__version__}, as --version says.'
-    command = tyro.cli(Run | Export | Report | Grade | New | Doctor | Plan, prog='r1jax', description=about, args=argv)
+    command = tyro.cli(
+        Run | Export | Report | Grade | New | Doctor | Plan | Eval, prog='r1jax', description=about, args=argv
+    )
 
     runtime.configure()
     from r1jax import distributed

@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from r1jax.columns import aligned
 from r1jax.data.datasets import field
 from r1jax.data.rows import json_lines
 from r1jax.rewards import accuracy
@@ -142,12 +143,10 @@ def as_table(rows: Sequence[Row], grades: Sequence[Grade]) -> str:
         shown = f'{each.value:g}' if each.outcome == 'graded' else '–'
         outcome = each.outcome if each.outcome == 'graded' else f'grader error, {each.outcome}'
         cells.append((_shown(row.id), row.problem.kind, shown, outcome, _shown(each.detail)))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     right = [each.value for each in grades if each.outcome == 'graded']
     mean = f'accuracy {100 * sum(right) / len(right):.1f} % of {len(right)} graded' if right else 'none graded'
     errors = len(grades) - len(right)
-    return '\n'.join([*lines, '', mean + (f', {errors} grader error{"s" * (errors > 1)}' if errors else '')])
+    return '\n'.join([*aligned(cells), '', mean + (f', {errors} grader error{"s" * (errors > 1)}' if errors else '')])
 
 
 def run(path: pathlib.Path, lines: bool, workers: int, deadline: float | None) -> Iterator[str]:

@@ -25,7 +25,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from r1jax.config import Recipe, Stage
+from r1jax.config import MeshConfig, Recipe, Stage
 
 
 class BadInput(ValueError):
@@ -47,6 +47,23 @@ def as_bad_input() -> Iterator[None]:
         raise BadInput(str(error)) from error
     except ValueError as error:
         raise BadInput(str(error)) from error
+
+
+def mesh_of(assignments: Sequence[str]) -> MeshConfig:
+    """A mesh as a command line has it: `data=4`, `tensor=2`.
+
+    Raises:
+      BadInput: no such axis, or no positive number.
+    """
+    found, axes = {}, [field.name for field in dataclasses.fields(MeshConfig)]
+    for each in assignments:
+        axis, _, size = each.partition('=')
+        if axis not in axes:
+            raise BadInput(f'a mesh has no axis {axis}{nearest(axis, axes)}')
+        if not size.isdecimal() or not int(size):
+            raise BadInput(f'--mesh {each} must be AXIS=N, N devices')
+        found[axis] = int(size)
+    return MeshConfig(**found)
 
 
 # --- loading

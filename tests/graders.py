@@ -120,3 +120,8 @@ class Checked:
 
 def length(problem: Problem, response: Response) -> float:
     return len(response.text) / 10
+
+
+def says_a(problem: Problem, response: Response) -> float:
+    """For answers of a random model: right if one of three letters is in it."""
+    return float(any(letter in response.text for letter in 'aeo'))

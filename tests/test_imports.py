@@ -18,6 +18,7 @@ DOORS = {  # outside package -> the only file that imports it; jax and numpy are
     'httpx2': 'rewards/endpoint.py',
     'jinja2': 'data/chat.py',
     'latex2sympy2_extended': 'rewards/formulas.py',
+    'lm_eval': 'evals/harness.py',
     'math_verify': 'rewards/formulas.py',
     'optax': 'train/optim.py',
     'orbax': 'train/checkpoint.py',
@@ -52,7 +53,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'weights': {'__init__', 'types', 'config', 'presets', 'data'},
     'rewards': {'types', 'config', 'data'},  # never nn: a reward model's scoring function is passed in
     'curate': {'types', 'config', 'rewards'},
-    'evals': {*_NN, 'sample', 'rewards'},
+    'evals': {*_NN, 'nn', 'rl', 'sample', 'rewards', 'data', 'weights', 'settings', 'grade', 'columns', 'train.log'},
     'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'curate', 'evals', 'report'},
     # the names of a workdir's files, what counts as reflection, and nothing that would start jax
     'report': {'train.log', 'rewards.language', 'rewards.reflection'},
@@ -63,9 +64,11 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'plan': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'weights', 'train.optim', 'train.phases', 'train.step'},
     'runtime': set(),
     'distributed': {'runtime', 'settings'},
-    'grade': {'types', 'data', 'rewards', 'settings'},  # and nothing that would start jax
     'new': {'settings'},
     'doctor': {'types', 'config', 'sharding', 'rewards'},
+    'columns': set(),
+    'evaluate': {*_NN, 'settings', 'data', 'rewards', 'sample', 'train', 'evals', 'columns'},
+    'grade': {'types', 'data', 'rewards', 'settings', 'columns'},  # and nothing that would start jax
     'cli': {
         '__init__',
         'runtime',
@@ -80,6 +83,8 @@ ROOMS = {  # room -> rooms it may import from, besides itself
         'new',
         'doctor',
         'plan',
+        'evaluate',
+        'evals.results',
     },
     '__main__': {'cli'},
     '__init__': set(),

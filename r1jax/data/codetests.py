@@ -4,13 +4,18 @@ In: what a row has: a mapping with lists `inputs` and `outputs` (APPS, TACO; wit
 `output` (CodeContests), a list of mappings with those two (LiveCodeBench), one with `test_cases` (PrimeIntellect), or any of
 them as a text in JSON or Python literals. Out: the entries `tests`, `entry_point`, `language` of a problem's `meta`.
 
-Left out: pickles, such as LiveCodeBench's private tests: to open one is to run it.
+LiveCodeBench's private tests are such a text too, but pickled, compressed and in base 64. To open a pickle is to run it, so it is not
+opened: the one text that it is read for is taken from its opcodes, and a pickle of anything else is refused.
 """
 
 from __future__ import annotations
 
 import ast
+import base64
 import json
+import pickletools
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +27,11 @@ _LANGUAGES = {
     'c++': 'cpp',
     'javascript': 'javascript',
 }
+
+
+_PACKED = re.compile(r'e[AFJN][A-Za-z0-9+/]+={0,2}', re.ASCII)  # how the base 64 of what zlib wrote begins
+_LARGEST = 1 << 30  # bytes of tests that were packed
+_OF_ONE_TEXT = {'PROTO', 'FRAME', 'MEMOIZE', 'BINPUT', 'LONG_BINPUT', 'PUT', 'STOP'}  # opcodes besides the text's own
 
 
 def collected(values: Sequence[Any], entry_point: str | None = None) -> dict[str, Any]:
@@ -58,6 +68,8 @@ def collected(values: Sequence[Any], entry_point: str | None = None) -> dict[str
 def _read(value: Any) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value or None
+    if _PACKED.fullmatch(value):
+        value = unpacked(value)
     try:
         return json.loads(value)
     except json.JSONDecodeError:
@@ -65,6 +77,33 @@ def _read(value: Any) -> Any:
             return ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
             raise ValueError(f'tests are neither JSON nor a Python literal: {value[:40]!r}') from error
+
+
+def unpacked(text: str) -> str:
+    """The text that was pickled, compressed and written in base 64; nothing of the pickle is run.
+
+    Raises:
+      ValueError: it is no such thing, or a pickle of anything but a text, or larger than 1 GiB.
+    """
+    try:
+        unzip = zlib.decompressobj()
+        data = unzip.decompress(base64.b64decode(text, validate=True), _LARGEST)
+        if not unzip.eof:
+            raise ValueError(f'cut off, or more than {_LARGEST:,} bytes')
+        operations = [(operation.name, given) for operation, given, _ in pickletools.genops(data)]
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f'packed tests cannot be read: {error}') from error
+    found = [
+        given for name, given in operations if name in ('BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'UNICODE')
+    ]
+    other = (
+        {name for name, _ in operations} - _OF_ONE_TEXT - {'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8', 'UNICODE'}
+    )
+    if len(found) != 1 or other:
+        raise ValueError(
+            f'packed tests hold a pickle of something else than one text ({", ".join(sorted(other)) or len(found)})'
+        )
+    return found[0]
 
 
 def _listed(value: Any, entry_point: str | None) -> list[tuple[Any, Any, str | None]]:

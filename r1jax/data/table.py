@@ -50,6 +50,8 @@ class Fields:
     tests: tuple[
         str, ...
     ] = ()  # fields with a code problem's tests, which go to `meta` as `rewards.code.Code` reads them
+    check: str = ''  # instead: a field with Python that defines check(candidate), as HumanEval's; goes with entry_point
+    setup: str = ''  # a field with Python that comes before the answer and before `check`
     entry_point: str = ''  # field that names the function they call, where there is one
     time_limit: str = ''  # field with seconds a test, or {seconds, nanos}; null leaves it to the reward
     meta: tuple[str, ...] = ()  # fields that are kept in Problem.meta by their name
@@ -58,7 +60,7 @@ class Fields:
     def names(self) -> list[str]:
         """All fields that are read."""
         named = (self.prompt, self.answer, *self.wrong, self.kind_field, self.language_field, *self.meta, *self.tests)
-        return [name for name in (*named, self.entry_point, self.time_limit) if name]
+        return [name for name in (*named, self.check, self.setup, self.entry_point, self.time_limit) if name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Table(Source):
         notes |= {'rows': 0, 'skipped': 0, 'repeated': 0}
         seen: set[bytes] = set()
         for i, place, row in selected(files, self.where, self.fields.names, notes):
-            value = _problem(i, row, self.fields, place)
+            value = problem_of(i, row, self.fields, place)
             if value is None:
                 notes['skipped'] += 1
                 continue
@@ -235,8 +237,8 @@ def messages_at(row: rows.Row, name: str, place: str) -> list[dict[str, str]]:
     return [{'role': turn['role'], 'content': turn['content']} for turn in value]
 
 
-def _problem(number: int, row: rows.Row, fields: Fields, place: str) -> list | None:
-    """The fields of a Problem in their order, or None if its answer is one to skip."""
+def problem_of(number: int, row: rows.Row, fields: Fields, place: str) -> list | None:
+    """What a row gives by its fields: those of a Problem in their order, or None if its answer is one to skip."""
     meta: dict[str, Any] = {name: value_at(row, name, place) for name in fields.meta}
     if isinstance(value_at(row, fields.prompt, place), list):
         turns = messages_at(row, fields.prompt, place)
@@ -264,6 +266,10 @@ def _problem(number: int, row: rows.Row, fields: Fields, place: str) -> list | N
         if found is None:
             return None
         meta |= found
+    if fields.check:
+        meta |= {'tests': text_at(row, fields.check, place), 'entry_point': text_at(row, fields.entry_point, place)}
+    if fields.setup:
+        meta['setup'] = text_at(row, fields.setup, place)
     kind = text_at(row, fields.kind_field, place) if fields.kind_field else fields.kind
     language = text_at(row, fields.language_field, place) if fields.language_field else fields.language
     return [number, prompt, answer, dict(fields.kinds).get(kind, kind), language, meta]

@@ -62,6 +62,11 @@ def chat(problem: Problem, tokenizer: Tokenizer) -> str:
     return tokenizer.chat(problem.meta.get('messages') or [{'role': 'user', 'content': problem.prompt}])
 
 
+NAMED: dict[str, Callable[[Problem, Tokenizer], str]] = {
+    each.__name__: each for each in (chat, chat_r1_zero, r1, r1_zero, dialogue, plain)
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class FewShot:
     """Worked examples before the question, each as `template` would ask it: "few-shot prompting with a long CoT as an example" (R1

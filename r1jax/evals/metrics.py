@@ -32,12 +32,17 @@ def pass_at_k(correct: np.ndarray, k: int) -> float:
     Raises:
       ValueError: k is not in 1..S, or there are no questions.
     """
+    return float(chances(correct, k).mean())
+
+
+def chances(correct: np.ndarray, k: int) -> np.ndarray:
+    """What `pass_at_k` is the mean of: f[Q]."""
     correct = _grid('correct', correct, bool)
     samples = correct.shape[1]
     if not 1 <= k <= samples:
         raise ValueError(f'pass@k needs 1 <= k <= samples a question, got {k=} and {samples=}')
     total = math.comb(samples, k)
-    return float(np.mean([1 - math.comb(samples - int(right), k) / total for right in correct.sum(axis=1)]))
+    return np.array([1 - math.comb(samples - int(right), k) / total for right in correct.sum(axis=1)])
 
 
 def pass_at_1(correct: np.ndarray) -> float:
@@ -134,7 +139,7 @@ def summarise(
     correct: np.ndarray | None,
     answers: Sequence[Sequence[str | None]] | None,
     tokens: np.ndarray,
-    formatted: np.ndarray,
+    formatted: np.ndarray | None,
     finished: np.ndarray,
     modes: Sequence[Sequence[str]] | None = None,
     parts: Mapping[str, np.ndarray] | None = None,
@@ -145,9 +150,9 @@ def summarise(
     Args:
       correct: bool[Q,S], the reward part 'accuracy' says so; None for questions that have no right answer, where nothing is said of
         accuracy.
-      answers: Q × S final answers, None where there is none; None with `correct`.
+      answers: Q × S final answers, None where there is none; None with `correct`, and where there is no vote.
       tokens: i[Q,S], response tokens, end token included.
-      formatted: bool[Q,S], well-formed.
+      formatted: bool[Q,S], well-formed; None: nothing is said of it.
       finished: bool[Q,S], False where the response was cut off.
       modes: Q × S labels of how a response went about it ('worked', 'direct'); adds 'by_mode'. Needs `correct`.
       parts: f[Q,S] of each other reward part, NaN where it does not apply. 'language' adds 'language_consistency', the others 'parts',
@@ -162,28 +167,23 @@ def summarise(
       ValueError: the arguments disagree in shape, or are empty.
     """
     shape = np.shape(tokens if correct is None else correct)
-    tokens, formatted, finished = (
-        _grid(name, value, kind, shape)
-        for name, value, kind in [
-            ('tokens', tokens, float),
-            ('formatted', formatted, bool),
-            ('finished', finished, bool),
-        ]
-    )
+    tokens, finished = _grid('tokens', tokens, float, shape), _grid('finished', finished, bool, shape)
     result = {'questions': shape[0], 'samples': shape[1]}
     if correct is not None:
         correct = _grid('correct', correct, bool)
-        voted = votes(answers, correct)
         result |= {'pass@1': pass_at_1(correct), 'pass@1_ci': list(interval(correct))}
+    if correct is not None and answers is not None:
+        voted = votes(answers, correct)
         result |= {f'cons@{shape[1]}': float(voted.mean()), f'cons@{shape[1]}_ci': list(interval(voted))}
     result |= {
         'response_tokens': float(tokens.mean()),
         'response_tokens_ci': list(interval(tokens.mean(axis=1))),
         'truncated': float(1 - finished.mean()),
-        'format': float(formatted.mean()),
-        'format_ci': list(interval(formatted)),
     }
-    if correct is not None:
+    if formatted is not None:
+        formatted = _grid('formatted', formatted, bool, shape)
+        result |= {'format': float(formatted.mean()), 'format_ci': list(interval(formatted))}
+    if correct is not None and formatted is not None:
         well_formed, well_formed_ci = _share(correct, formatted)
         result |= {'accuracy_well_formed': well_formed, 'accuracy_well_formed_ci': well_formed_ci}
     if reflective is not None:

@@ -62,7 +62,7 @@ class Scorer:
         """
         if 'value' not in params:
             raise ValueError('these parameters have no value head: make one with r1jax.nn.heads.with_value_head')
-        lengths = tuple(sorted(set(lengths))) or _doubling(model.context)
+        lengths = tuple(sorted(set(lengths))) or doubling(model.context)
         if not 0 < lengths[0] <= lengths[-1] <= model.context:
             raise ValueError(f'lengths={lengths} must lie in 1 to the context of the model, {model.context} tokens')
         mesh = mesh or sharding.make_mesh(MeshConfig())
@@ -97,7 +97,8 @@ class Scorer:
         return -(-max(self.tokens // length, 1) // devices) * devices
 
 
-def _doubling(context: int) -> tuple[int, ...]:
+def doubling(context: int) -> tuple[int, ...]:
+    """Row lengths: 64, 128, … and the context."""
     out = [min(_LEAST, context)]
     while out[-1] < context:
         out.append(min(2 * out[-1], context))

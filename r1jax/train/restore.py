@@ -22,7 +22,7 @@ from r1jax.settings import BadInput, nearest
 from r1jax.train import checkpoint
 from r1jax.train import step as compiled
 from r1jax.train.start import Lineage, Link
-from r1jax.weights import export
+from r1jax.weights import export, reader
 
 TOKENIZER = 'tokenizer'
 
@@ -72,6 +72,14 @@ def restore(name: str) -> Restored:
             params = saved.params(step, _like(links[stage].model))
     held = export.Held(links[stage].model, params, _tokenizer(folder))
     return Restored(held, records[stage]['template'], f'{folder}, stage {stage}, step {step}')
+
+
+def on_mesh(found: Restored, mesh: jax.sharding.Mesh) -> Any:
+    """The weights of an opened checkpoint, f32, on the mesh."""
+    where = compiled.weight_shardings(found.source.config, mesh)
+    if isinstance(found.source, export.Held):
+        return jax.device_put(found.source.params, where)
+    return reader.params(found.source, where)
 
 
 def adapters(name: str) -> Adapters:
