@@ -84,12 +84,12 @@ def run(checkpoint: str, names: Sequence[str], out: Path, mesh: MeshConfig, opti
         template = _template(options.template, found.template, tokenizer)
         if jax.process_count() > 1:
             raise BadInput(f'r1jax eval runs in one process, not in {jax.process_count()}')
-        devices = sharding.make_mesh(mesh)
-        if options.slots % (mesh.data * mesh.fsdp):
-            raise BadInput(f'--slots {options.slots} must be a multiple of data × fsdp = {mesh.data} × {mesh.fsdp}')
+        sharding.make_mesh(mesh)  # there are as many devices
+        if options.slots % (ways := mesh.ways('batch')):
+            raise BadInput(f'--slots {options.slots} must be a multiple of the {ways} devices that rows are split over')
         judges = judging.parts(options.judge, options.judge_model, options.judge_key, out) if options.judge else {}
     entries = {}
-    with jax.set_mesh(devices), Pool(options.workers) as pool:
+    with sharding.using(mesh) as devices, Pool(options.workers) as pool:
         with as_bad_input():
             ready = [
                 _ready(BENCHMARKS[name], model, tokenizer, template, judges, options)

@@ -55,7 +55,8 @@ def mesh_of(assignments: Sequence[str]) -> MeshConfig:
     Raises:
       BadInput: no such axis, or no positive number.
     """
-    found, axes = {}, [field.name for field in dataclasses.fields(MeshConfig)]
+    axes = [field.name for field in dataclasses.fields(MeshConfig) if isinstance(field.default, int)]
+    found = {}
     for each in assignments:
         axis, _, size = each.partition('=')
         if axis not in axes:

@@ -41,7 +41,7 @@ def likelihoods(
     for ids, n in zip(sequences, asked, strict=True):
         if not n < len(ids) <= model.context + 1:
             raise ValueError(f'{n} tokens are asked of a sequence of {len(ids)}, and the context has {model.context}')
-    devices = sharding.size('data') * sharding.size('fsdp')
+    devices = sharding.ways('batch')
     lengths, groups = doubling(model.context), {}
     for i, ids in enumerate(sequences):
         groups.setdefault(min(T for T in lengths if T >= len(ids) - 1), []).append(i)
