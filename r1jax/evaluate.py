@@ -101,7 +101,7 @@ def run(checkpoint: str, names: Sequence[str], out: Path, mesh: MeshConfig, opti
             # in one call: workers load what they are to expect when they start
             for each in pool.warm([fn for each in ready if (fn := Grading(each.grade, pool).function)]):
                 each.result()
-        params = restore.on_mesh(found, devices)
+        params = restore.params(found, devices)
         whose = {'what': found.what, 'weights': f'{int(compiled.fingerprint(params)):08x}'}
         for each in ready:
             settings = whose | each.settings

@@ -107,7 +107,7 @@ def test_a_run_its_figures_and_how_it_goes_on(model, tmp_path, capsys):
     ],
 )
 def test_what_cannot_run_is_refused_before_the_weights_are_read(model, tmp_path, capsys, monkeypatch, more, said):
-    monkeypatch.setattr(evaluate.restore, 'on_mesh', lambda *_: pytest.fail('weights were read'))
+    monkeypatch.setattr(evaluate.restore, 'params', lambda *_: pytest.fail('weights were read'))
     assert command(model, tmp_path / 'out', *more) == 2
     out, err = capsys.readouterr()
     assert said in err and not out and err.count('\n') == 1

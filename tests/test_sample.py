@@ -11,7 +11,7 @@ from tiny import MODEL, params_of, row_logprobs
 
 from r1jax.nn import cache
 from r1jax.sample import Decode, Prompts, Sampler, sample, sample_keys
-from r1jax.sample.draw import draw, nucleus, search
+from r1jax.sample.draw import draw, heaviest, nucleus, search
 from r1jax.sample.sampler import smaller
 
 DECODE = Decode(MODEL, max_tokens=12, stop=(1, 2), pad=0)
@@ -182,3 +182,22 @@ def test_search_minds_the_edges(vocab):
         got = np.asarray(got)
         np.testing.assert_allclose(total, p.sum(-1), rtol=1e-5)
         assert (got[:3] == want[:3]).all() and abs(got[3] - want[3]) <= 1
+
+
+def test_each_row_has_its_own_nucleus():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(0, 2, (40, 700)), jnp.float32).at[:, 3:6].set(1.5)  # ties
+    share = jnp.asarray(rng.choice([0.0, 0.1, 0.5, 0.9, 0.99, 1.0], 40), jnp.float32)
+    inside = np.asarray(heaviest(jnp.exp(logits), share))
+    for row in range(40):
+        one = logits[row][None]
+        want = jnp.isfinite(nucleus(one, float(share[row]), 0))[0] if share[row] else logits[row] == logits[row].max()
+        np.testing.assert_array_equal(inside[row], want)
+    keys = jax.random.split(jax.random.key(1), 40)
+    token, logp = draw(logits, keys, jnp.float32(1.0), share, 0)
+    assert inside[np.arange(40), token].all()
+    for row in range(40):  # the same draws as with one setting for all
+        one = draw(logits[row][None], keys[row][None], jnp.float32(1.0), max(float(share[row]), 1e-6), 0)
+        assert token[row] == one[0][0] and abs(logp[row] - one[1][0]) < 1e-5
+    plain = draw(logits, keys, jnp.float32(1.0), 1.0, 0)
+    np.testing.assert_array_equal(draw(logits, keys, jnp.float32(1.0), jnp.ones(40), 0)[0], plain[0])

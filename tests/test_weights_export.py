@@ -273,6 +273,21 @@ def test_an_exported_template_asks_as_training_did(name):
     assert 'secret' not in exported.chat([user, answer, user]) and ' 2' in exported.chat([user, answer, user])
 
 
+def test_r1_as_a_chat_template():
+    problem = Problem(0, '1+1?', '2')
+    user, answer = {'role': 'user', 'content': '1+1?'}, {'role': 'assistant', 'content': '<think> secret </think> 2'}
+    name = 'r1jax.data.template:r1'
+    exported = byte_tokenizer(chat.exported(name, byte_tokenizer(None)))
+    assert exported.chat([user]) == template.r1(problem)
+    assert exported.chat([user, answer, user]) == f'{template.r1(problem)} 2</s>{template.r1(problem)}'
+    assert exported.chat([{'role': 'system', 'content': 'Be kind.'}, user]) == f'Be kind.{template.r1(problem)}'
+    with pytest.raises(ValueError, match='no role tool here'):
+        exported.chat([user, {'role': 'tool', 'content': '2'}])
+    assert chat.exported(name, byte_tokenizer()) == chat.exported(
+        'own:template', byte_tokenizer()
+    )  # its own says as much
+
+
 def test_a_template_that_knows_thinking_stays_as_it_is():
     own = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
     assert chat.exported('own:template', byte_tokenizer(own)) == own

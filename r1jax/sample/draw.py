@@ -18,11 +18,12 @@ _BLOCK = 256  # entries summed at the lower level, about; vocabularies up to 4 b
 
 
 def draw(
-    logits: jax.Array, keys: jax.Array, temperature: jax.Array, top_p: float, top_k: int
+    logits: jax.Array, keys: jax.Array, temperature: jax.Array, top_p: float | jax.Array, top_k: int
 ) -> tuple[jax.Array, jax.Array]:
     """One token a row from softmax(logits / temperature), cut to the top k and then to the smallest set of mass ≥ top_p.
 
-    logits f32[B,V]; keys key[B]; temperature f32[] or f32[B], 0 for the most likely token; top_p 1 and top_k 0 are off (static).
+    logits f32[B,V]; keys key[B]; temperature f32[] or f32[B], 0 for the most likely token; top_p 1 and top_k 0 are off (static);
+    or each row has a top_p of its own, f32[B].
     Returns token i32[B] and its log-probability f32[B], nats, *before* top-p and top-k (at temperature 0: of softmax(logits)).
     """
     greedy = temperature == 0
@@ -35,10 +36,15 @@ def draw(
     def by_row(a, z):
         return a.reshape(-1, *(1,) * (z.ndim - 1)) if a.ndim else a
 
-    cut = logits
-    if top_k or top_p < 1:
-        inside = nucleus(logits * by_row(scale, logits), top_p, top_k) > -jnp.inf
+    cut, own = logits, isinstance(top_p, jax.Array)
+    if top_k or (not own and top_p < 1):
+        inside = nucleus(logits * by_row(scale, logits), 1.0 if own else top_p, top_k) > -jnp.inf
         cut = jnp.where(inside, logits, -jnp.inf)
+    if own:
+        # where every row takes all, no pass over the logits
+        cut = jax.lax.cond(
+            (top_p < 1).any(), lambda z: jnp.where(heaviest(weight(z), top_p), z, -jnp.inf), lambda z: z, cut
+        )
     u = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys)
     token, total = search(cut, weight, u)
     # one branch runs: over a large vocabulary this is a pass over all logits
@@ -62,6 +68,26 @@ def nucleus(z: jax.Array, top_p: float, top_k: int) -> jax.Array:
         least = jnp.min(order, -1, keepdims=True, where=inside, initial=jnp.inf)
         z = jnp.where(z >= least, z, -jnp.inf)
     return z
+
+
+def heaviest(weight: jax.Array, share: jax.Array) -> jax.Array:
+    """bool[B,V], the least many of the heaviest entries whose weights sum to `share` f32[B] of all, with those as heavy as the last.
+
+    The nucleus without a sort, which on a CPU costs more than a small model's whole step: weights f32[B,V] ≥ 0 are in the order of
+    their bits, so that 32 halvings find the largest threshold above which there is enough.
+    """
+    bits = jax.lax.bitcast_convert_type(weight.astype(jnp.float32), jnp.int32)
+    enough = share * weight.sum(-1)
+
+    def halved(_, bounds):
+        low, high = bounds  # with `low` there is enough, with `high` there is not
+        middle = low + (high - low) // 2
+        some = jnp.where(bits >= middle[:, None], weight, 0.0).sum(-1) >= enough
+        return jnp.where(some, middle, low), jnp.where(some, high, middle)
+
+    none = jnp.zeros(len(weight), jnp.int32), bits.max(-1) + 1
+    low, _ = jax.lax.fori_loop(0, 32, halved, none)
+    return (bits >= low[:, None]) | (share >= 1)[:, None]  # a sum of all but the lightest may round to that of all
 
 
 def search(z: jax.Array, weight: Callable, u: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -190,6 +190,8 @@ class Engine:
         """Gives each answer its tokens of a chunk."""
         parts = [np.asarray(a) for a in (flight.out.tokens, flight.out.logp)]
         routes = None if flight.out.routes is None else np.asarray(flight.out.routes)
+        shown = any(answer and answer.request.show for answer in flight.owner) and flight.out.likely is not None
+        likely = [np.asarray(a) for a in (flight.out.likely, flight.out.likely_logp)] if shown else None
         new = np.asarray(flight.out.length) - flight.length
         for slot, answer in enumerate(flight.owner):
             if answer and new[slot]:
@@ -197,6 +199,8 @@ class Engine:
                 answer._logp.append(parts[1][slot, : new[slot]])
                 if routes is not None:
                     answer._routes.append(routes[slot, : new[slot]])
+                if likely and answer.request.show:
+                    answer._likely.append(tuple(a[slot, : new[slot]] for a in likely))
 
     # --- before a chunk
 
@@ -274,7 +278,7 @@ class Engine:
         answer.passed = (found[0].routes, found[1]) if self.decode.routes else None
         t.key[slot], t.start[slot], t.limit[slot] = r.key, len(answer.prompt), r.limit
         t.temperature[slot], t.drawn[slot], t.last[slot] = r.temperature, r.drawn, answer.prompt[-1]
-        t.length[slot], t.done[slot] = 0, False
+        t.length[slot], t.done[slot], t.top_p[slot], t.show[slot] = 0, False, r.top_p, r.show
         self.prompts.forget(answer)
 
     def _compile(self) -> None:

@@ -39,12 +39,15 @@ class Table:
     last: np.ndarray  # i32[S], before the first token the prompt's last: a step reads it
     length: np.ndarray  # i32[S]
     done: np.ndarray  # bool[S], and where nobody is
+    top_p: np.ndarray  # f32[S]
+    show: np.ndarray  # bool[S]
 
     @classmethod
     def empty(cls, slots: int, key: int) -> Table:
         zero = functools.partial(np.zeros, slots, np.int32)
         ones, done = np.ones(slots, np.float32), np.ones(slots, bool)
-        return cls(np.zeros((slots, key), np.uint32), zero(), zero(), ones, zero(), zero(), zero(), done)
+        rest = done, np.ones(slots, np.float32), np.zeros(slots, bool)
+        return cls(np.zeros((slots, key), np.uint32), zero(), zero(), ones, zero(), zero(), zero(), *rest)
 
 
 @jax.tree_util.register_dataclass
@@ -61,6 +64,8 @@ class Chunk:
     routes: jax.Array | None = (
         None  # i16[S,C,M,k], experts of the token that was read in a step: the one before the step's own
     )
+    likely: jax.Array | None = None  # i32[S,C,K], see `Rows`
+    likely_logp: jax.Array | None = None  # f32[S,C,K]
 
 
 @functools.partial(jax.jit, static_argnames='model')
@@ -120,7 +125,9 @@ def chunk(
     routes = jnp.full((S, columns, m.expert_layers, m.moe.active), -1, jnp.int16) if cfg.routes else None
     keys, no = jax.random.wrap_key_data(table.key), jnp.zeros(S, bool)
     known = table.start, table.limit, table.temperature, table.drawn, table.last, table.length
-    rows = Rows(keys, *known, no, table.done, pad, zero, routes)
+    top_p = table.top_p if cfg.top_p is None else None
+    likely = (jnp.zeros((S, columns, cfg.shown), kind) for kind in (jnp.int32, jnp.float32))
+    rows = Rows(keys, *known, no, table.done, pad, zero, routes, top_p, *((table.show, *likely) if cfg.shown else ()))
     rows = jax.tree.map(lambda a: sharding.constrain(a, 'batch', *(None,) * (a.ndim - 1)), rows)
     cache = slots.Slots(layers, jnp.where(rows.done, 0, rows.start + rows.length - 1))
 
@@ -135,6 +142,8 @@ def chunk(
 
     with jax.named_scope('decode'):
         t, cache, rows = jax.lax.while_loop(going, one, (jnp.int32(0), cache, rows))
-    out = Chunk(rows.tokens, rows.logp, rows.length, rows.finished, rows.done, t, rows.routes)
+    out = Chunk(
+        rows.tokens, rows.logp, rows.length, rows.finished, rows.done, t, rows.routes, rows.likely, rows.likely_logp
+    )
     out = jax.tree.map(lambda a: sharding.constrain(a, *(None,) * a.ndim), out)  # whole, for the host
     return slots.placed(cache.layers), out

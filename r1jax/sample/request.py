@@ -25,6 +25,17 @@ class Request:
     temperature: float = 1.0  # 0 greedy
     drawn: int = 0  # tokens at the prompt's end that were drawn before
     tag: Any = None  # the caller's
+    top_p: float = 1.0  # read where `Decode.top_p` is None
+    show: bool = False  # with `Decode.shown`: the answer has the most likely tokens, too
+
+
+class Fresh(NamedTuple):
+    """Some new tokens of an answer."""
+
+    tokens: np.ndarray  # i32[n]
+    logp: np.ndarray  # f32[n], nats
+    likely: np.ndarray | None = None  # i32[n,K], the most likely in the place of each, where asked for
+    likely_logp: np.ndarray | None = None  # f32[n,K]
 
 
 class Answer:
@@ -39,6 +50,8 @@ class Answer:
         self._tokens: list[np.ndarray] = []
         self._logp: list[np.ndarray] = []
         self._routes: list[np.ndarray] = []
+        self._likely: list[tuple[np.ndarray, np.ndarray]] = []
+        self._told = 0  # chunks that `fresh` has handed over
 
     @property
     def tokens(self) -> np.ndarray:
@@ -49,6 +62,16 @@ class Answer:
     def logp(self) -> np.ndarray:
         """f32[n], nats, of the new tokens."""
         return np.concatenate(self._logp) if self._logp else np.zeros(0, np.float32)
+
+    def fresh(self) -> Fresh:
+        """What has come since the last call: for those who cannot wait for the end."""
+        at, self._told = self._told, len(self._tokens)
+        tokens, logp = (
+            np.concatenate(each[at:]) if each[at:] else np.zeros(0, kind)
+            for each, kind in ((self._tokens, np.int32), (self._logp, np.float32))
+        )
+        likely = [np.concatenate(each) for each in zip(*self._likely[at:], strict=True)]
+        return Fresh(tokens, logp, *likely)
 
     @property
     def finished(self) -> bool:

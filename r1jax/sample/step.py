@@ -30,10 +30,11 @@ class Decode:
     max_tokens: int  # the longest response
     stop: tuple[int, ...]  # token ids that end a response
     pad: int
-    top_p: float = 1.0
+    top_p: float | None = 1.0  # None: each row's own (`Rows.top_p`)
     top_k: int = 0
     buckets: int = 1  # batch sizes in all, the first included
     routes: bool = False  # the rollout holds the experts that each token passed
+    shown: int = 0  # K, most likely tokens that rows record beside the drawn one, where they ask for it (`Rows.show`)
 
 
 @jax.tree_util.register_dataclass
@@ -69,15 +70,21 @@ class Rows:
     tokens: jax.Array  # i32[b,N]
     logp: jax.Array  # f32[b,N]
     routes: jax.Array | None = None  # i16[b,N,M,k]
+    top_p: jax.Array | None = None  # f32[b], with `Decode.top_p` None
+    show: jax.Array | None = None  # bool[b], with `Decode.shown`; what the rows then recorded:
+    likely: jax.Array | None = None  # i32[b,N,K], most likely first
+    likely_logp: jax.Array | None = None  # f32[b,N,K], nats, as `logp`
 
-    def draw(self, cfg: Decode, weights: Weights, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The next token of each row and its log-probability, given the hidden state [b,D] of its last."""
+    def draw(self, cfg: Decode, weights: Weights, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The next token of each row and its log-probability, given the hidden state [b,D] of its last; and the logits."""
         logits = matmul(hidden, weights.head, cfg.model.dtype)
         keys = jax.vmap(jax.random.fold_in)(self.keys, self.drawn + self.length)
-        return draw(logits, keys, self.temperature, cfg.top_p, cfg.top_k)
+        return *draw(logits, keys, self.temperature, self.top_p if cfg.top_p is None else cfg.top_p, cfg.top_k), logits
 
-    def record(self, cfg: Decode, column: jax.Array, token: jax.Array, logp: jax.Array) -> Rows:
+    def record(self, cfg: Decode, column: jax.Array, token: jax.Array, logp: jax.Array, logits: jax.Array) -> Rows:
         """With a token more, which stands in `column`; padding there in rows that are done."""
+        if cfg.shown:
+            self = self._with_likely(cfg, column, token, logp, logits)
         token, logp = jnp.where(self.done, cfg.pad, token), jnp.where(self.done, 0.0, logp)
         finished = self.finished | (~self.done & jnp.isin(token, jnp.array(cfg.stop)))
         length = self.length + ~self.done
@@ -90,6 +97,22 @@ class Rows:
             tokens=self.tokens.at[:, column].set(token),
             logp=self.logp.at[:, column].set(logp),
         )
+
+    def _with_likely(self, cfg, column, token, logp, logits):
+        """With the most likely tokens, if any row asks for them."""
+
+        def found():
+            top, index = jax.lax.top_k(logits, cfg.shown)
+            drawn = jnp.take_along_axis(logits, token[:, None], -1)
+            scale = 1 / jnp.where(self.temperature == 0, 1.0, self.temperature)
+            return index.astype(jnp.int32), logp[:, None] + (top - drawn) * scale[:, None]
+
+        def none():
+            return jnp.zeros((len(token), cfg.shown), jnp.int32), jnp.zeros((len(token), cfg.shown), jnp.float32)
+
+        index, values = jax.lax.cond((self.show & ~self.done).any(), found, none)
+        likely, likely_logp = self.likely.at[:, column].set(index), self.likely_logp.at[:, column].set(values)
+        return dataclasses.replace(self, likely=likely, likely_logp=likely_logp)
 
     def routed(self, column: jax.Array, choices: jax.Array) -> Rows:
         """With the experts [b,M,k] that the last token passed, on its way to the next."""

@@ -22,7 +22,7 @@ from r1jax.settings import BadInput, nearest
 from r1jax.train import checkpoint
 from r1jax.train import step as compiled
 from r1jax.train.start import Lineage, Link
-from r1jax.weights import export, reader
+from r1jax.weights import export, exported_chat, reader
 
 TOKENIZER = 'tokenizer'
 
@@ -74,12 +74,22 @@ def restore(name: str) -> Restored:
     return Restored(held, records[stage]['template'], f'{folder}, stage {stage}, step {step}')
 
 
-def on_mesh(found: Restored, mesh: jax.sharding.Mesh) -> Any:
-    """The weights of an opened checkpoint, f32, on the mesh."""
-    where = compiled.weight_shardings(found.source.config, mesh)
-    if isinstance(found.source, export.Held):
-        return jax.device_put(found.source.params, where)
-    return reader.params(found.source, where)
+def params(found: Restored, mesh: jax.sharding.Mesh, dtype: str | None = 'float32') -> Any:
+    """A checkpoint's weights on a mesh, as `dtype` (None: as stored)."""
+    source = found.source
+    where = compiled.weight_shardings(source.config, mesh)
+    if not isinstance(source, export.Held):
+        return reader.params(source, where, dtype)
+    kind = dtype and np.dtype(dtype)
+    return jax.tree.map(lambda a, s: jax.device_put(a.astype(kind) if kind else a, s), source.params, where)
+
+
+def chat_template(found: Restored) -> str | None:
+    """Jinja source of a chat that asks as training did; None: there is no form of one."""
+    tokenizer = found.source.tokenizer
+    if tokenizer is None or not found.template:
+        return tokenizer and tokenizer.chat_template
+    return exported_chat.exported(found.template, tokenizer)
 
 
 def adapters(name: str) -> Adapters:

@@ -7,7 +7,7 @@ never trained to read it there.
 
 from __future__ import annotations
 
-from r1jax.data.template import INSTRUCTION
+from r1jax.data.template import ASSISTANT, INSTRUCTION, USER
 from r1jax.data.tokenizer import Tokenizer
 
 # `message` without its thinking; a template that keeps it would show the model its own old thoughts
@@ -23,6 +23,21 @@ R1_ZERO = (
     "{{ raise_exception('the R1-Zero template begins with a user and has no role ' + message.role) }}"
     '{%- endif %}'
     '{%- endfor %}'
+)
+
+R1 = (
+    '{%- for message in messages %}'
+    "{%- if message.role == 'user' %}"
+    f'{USER}{{{{ message.content }}}}'
+    "{%- elif message.role == 'assistant' %}"
+    f'{ASSISTANT}{{{{ {_SAID} + eos_token }}}}'
+    "{%- elif message.role == 'system' and loop.first %}"
+    '{{ message.content }}'
+    '{%- else %}'
+    "{{ raise_exception('R1's template has no role ' + message.role + ' here') }}"
+    '{%- endif %}'
+    '{%- endfor %}'
+    f'{{%- if add_generation_prompt %}}{ASSISTANT}{{%- endif %}}'
 )
 
 # Before a tokenizer's own template: later lines see `messages` without the thinking of the assistant's turns
@@ -46,12 +61,12 @@ def exported(template: str, tokenizer: Tokenizer) -> str | None:
     """The chat template of a model that was trained through `template`, `'MODULE:FUNCTION'` as config.json writes it.
 
     Returns:
-      Jinja source; None where there is nothing to make one of: a tokenizer without a template, and a function of one's own.
+      Jinja source; None where there is nothing to make one of: a tokenizer without a template, and neither of the report's.
     """
     if template == 'r1jax.data.template:r1_zero':
         return R1_ZERO
     own = tokenizer.chat_template
     if own is None:
-        return None
+        return R1 if template == 'r1jax.data.template:r1' else None
     instructed = _INSTRUCT if template == 'r1jax.data.template:chat_r1_zero' else ''
     return instructed + ('' if '</think>' in own else _DROP) + own

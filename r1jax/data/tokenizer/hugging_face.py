@@ -94,6 +94,18 @@ class HFTokenizer(Tokenizer):
     def piece(self, id: int) -> str:
         return self._tokenizer.id_to_token(int(id)) or ''
 
+    def token_bytes(self, id: int) -> bytes:
+        piece = self.piece(id)
+        if piece in self.special_texts or not self._in_letters or not set(piece) <= _BYTES.keys():
+            return super().token_bytes(id)
+        return bytes(_BYTES[letter] for letter in piece)
+
+    @functools.cached_property
+    def _in_letters(self) -> bool:
+        """Whether pieces are bytes in GPT-2's letters."""
+        decoder = json.loads(self._tokenizer.to_str())['decoder'] or {}
+        return any(each['type'] == 'ByteLevel' for each in (decoder, *decoder.get('decoders', ())))
+
     def save(self, directory: str | os.PathLike, chat_template: str | None = None) -> None:
         chat_template = chat_template or self.chat_template
         directory = Path(directory)
@@ -106,6 +118,16 @@ class HFTokenizer(Tokenizer):
         (directory / 'tokenizer_config.json').write_text(
             json.dumps(config, ensure_ascii=False, indent=1), encoding='utf-8'
         )
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letters of the 256 bytes: those that can be seen stand for themselves, the others for the letters from U+0100 on."""
+    seen = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+
+
+_BYTES = _byte_letters()
 
 
 def _special(tokenizer: tokenizers.Tokenizer, entry: Any) -> int | None:

@@ -44,6 +44,10 @@ class Tokenizer(abc.ABC):
     def piece(self, id: int) -> str:
         """The written form of one token, '' if it has none."""
 
+    def token_bytes(self, id: int) -> bytes:
+        """The UTF-8 that one token stands for, which need not be whole characters; of a special token its written form."""
+        return self.decode([id]).encode() or self.piece(id).encode()
+
     @abc.abstractmethod
     def save(self, directory: str | os.PathLike, chat_template: str | None = None) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which `HFTokenizer.from_file` and transformers read.
