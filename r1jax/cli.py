@@ -11,8 +11,9 @@
     r1jax serve CHECKPOINT          an OpenAI-compatible server, with a page
     r1jax chat CHECKPOINT           a conversation in the terminal
 
-Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with its traceback; the state
-is kept) and 130 an interrupt. What needs jax is imported only once a command runs, so that `--help` answers at once.
+Exit status 0 is success, 2 bad input (a line says what is wrong), 1 a failure on the way (with a line that says what
+to do, or with its traceback; the state is kept) and 130 an interrupt. What needs jax is imported only once a command
+runs, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -451,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     runtime.configure()
     from r1jax import distributed
-    from r1jax.settings import BadInput
+    from r1jax.settings import BadInput, Failed
 
     try:
         command()
@@ -461,6 +462,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as error:
         print(f'r1jax: error: {error}', file=sys.stderr)
         status, why = 2, f'found: {error}'
+    except Failed as error:
+        print(f'r1jax: failed: {"; ".join(filter(None, (str(error), command.afterwards)))}', file=sys.stderr)
+        status, why = 1, f'failed: {error}'
     except Exception:
         traceback.print_exc()
         who = ' '.join(filter(None, ('r1jax:', distributed.name(), 'failed')))

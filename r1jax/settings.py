@@ -32,6 +32,10 @@ class BadInput(ValueError):
     """What the user gave cannot be run. The message is a sentence with the values and, where there is one, the fix."""
 
 
+class Failed(RuntimeError):
+    """A run ended on its way, by something that its user can see to. The message says what, in a sentence; the exit status is 1."""
+
+
 @contextlib.contextmanager
 def as_bad_input() -> Iterator[None]:
     """Turns what goes wrong with files, data and missing extras into `BadInput`: for what runs before anything expensive does."""

@@ -40,7 +40,7 @@ DOORS = {  # outside package -> the only file (few: the only ones) that imports 
 }
 
 _NN = {'types', 'config', 'sharding'}
-_TOP = {'distributed', 'settings', 'checks', 'presets', 'record', 'workdir'}
+_TOP = {'distributed', 'pulse', 'settings', 'checks', 'presets', 'record', 'workdir'}
 ROOMS = {  # room -> rooms it may import from, besides itself
     'types': {'arrays'},  # lazily: device values bring jax
     'arrays': set(),
@@ -54,9 +54,22 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'sample': {*_NN, 'nn'},
     'data': {'types'},
     'weights': {'__init__', 'types', 'config', 'presets', 'data'},
-    'rewards': {'types', 'config', 'data'},  # never nn: a reward model's scoring function is passed in
+    'rewards': {'types', 'config', 'data', 'pulse'},  # never nn: a reward model's scoring function is passed in
     'curate': {'types', 'config', 'rewards'},
-    'evals': {*_NN, 'nn', 'rl', 'sample', 'rewards', 'data', 'weights', 'settings', 'grade', 'columns', 'train.log'},
+    'evals': {
+        *_NN,
+        'nn',
+        'rl',
+        'sample',
+        'pulse',
+        'rewards',
+        'data',
+        'weights',
+        'settings',
+        'grade',
+        'columns',
+        'train.log',
+    },
     'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'curate', 'evals', 'report'},
     # the names of a workdir's files, what counts as reflection, and nothing that would start jax
     'report': {'train.log', 'rewards.language', 'rewards.reflection'},
@@ -68,6 +81,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'plan': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'weights', 'train.optim', 'train.phases', 'train.step'},
     'runtime': set(),
     'distributed': {'runtime', 'settings'},
+    'pulse': set(),
     'new': {'settings'},
     'doctor': {'types', 'config', 'sharding', 'rewards'},
     'columns': set(),

@@ -90,9 +90,9 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     Eval: {'samples': _ONE_UP, 'every': _ZERO_UP},
     Stage: {
         **dict.fromkeys(('checkpoint_every', 'keep_checkpoints', 'max_skips'), _ONE_UP),
-        **dict.fromkeys(('steps', 'log_samples'), _ZERO_UP),
+        **dict.fromkeys(('steps', 'log_samples', 'keep_every', 'spike'), _ZERO_UP),
     },
-    Recipe: {},
+    Recipe: {'hang_after': _ZERO_UP},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 from r1jax.checks import models
@@ -92,6 +93,7 @@ def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
         theirs = next((model_of(recipe, each) for each in recipe.stages if each.name == stage.start), None)
         differ = model_differences(stage.model, theirs) if theirs else ''
         yield not differ, f'model has another shape than that of {stage.start}, where it starts: {differ}'
+    yield from _kept(stage)
     if isinstance(stage.source, Collect):
         yield from collect(stage, model_of(recipe, stage), mesh)
     else:
@@ -139,6 +141,29 @@ def _trained(stage: Stage, recipe: Recipe, mesh: MeshConfig) -> Iterator[Row]:
             continue
         own = each.sample or getattr(source, 'sample', None)
         yield from under(f'evals.{each.name}', evaluation(each, own, names[:i], model, mesh))
+
+
+def _kept(stage: Stage) -> Iterator[Row]:
+    """Which checkpoints stay, as far as it can be said before there are metrics, and what may be rolled back to them."""
+    for field, off in (('keep_every', 0), ('keep_best', ''), ('on_nan', 'skip'), ('spike', 0)):
+        value = getattr(stage, field)
+        trains = not isinstance(stage.source, Collect)
+        yield trains or value == off, f'{field}={value!r} has no effect: a stage that collects takes no steps'
+    yield stage.spike == 0 or stage.spike > 1, f'spike={stage.spike} must be above 1, or 0: it multiplies a median'
+    every = stage.checkpoint_every
+    fits = stage.keep_every % every == 0
+    yield (
+        fits,
+        f'keep_every={stage.keep_every} must be a multiple of checkpoint_every={every}: there are no others to keep',
+    )
+    room, name, *rest = [*stage.keep_best.removeprefix('-').split('/'), '']
+    if room == 'eval' and rest:
+        found = next((each for each in stage.evals if each.name == name), None)
+        hint = nearest(name, [each.name for each in stage.evals])
+        yield found is not None, f'keep_best={stage.keep_best!r}: the stage has no evaluation {name!r}{hint}'
+        both = math.lcm(found.every or stage.steps, every)
+        said = f'evals.{name}.every={found.every} and checkpoint_every={every} never meet before step {stage.steps}'
+        yield bool(found.every) and both < stage.steps, f'keep_best={stage.keep_best!r}: {said}'
 
 
 def _duration(stage: Stage) -> Iterator[Row]:

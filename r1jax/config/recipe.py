@@ -94,8 +94,18 @@ class Stage:
     phases: tuple[Phase, ...] = ()
     evals: tuple[Eval | Agreement, ...] = ()  # Agreement for reward models, Eval for all others
     checkpoint_every: int = 50  # steps
-    keep_checkpoints: int = 2
-    max_skips: int = 5  # non-finite steps in a row after which the run stops, state kept
+    keep_checkpoints: int = 2  # the last ones; besides these
+    keep_every: int = 0  # those of steps that are multiples of this; 0: none
+    # that with the highest value of a metric of metrics.jsonl at its step, such as 'eval/held_out/pass@1'; with '-' before it, the lowest
+    keep_best: str = ''
+    # What follows a step whose loss or gradient is not finite, which never changes the weights: the next step ('skip'); the newest
+    # checkpoint again, from which steps are repeated up to this one, whose batch is passed over ('rollback'); or the run's end ('stop')
+    on_nan: Literal['skip', 'rollback', 'stop'] = 'skip'
+    # A step is a spike, rolled back likewise, where its loss (with GRPO, whose loss says little, its gradient's norm) is more than this
+    # many times the median of the last steps (`r1jax.train.spikes`); 0: never
+    spike: float = 0.0
+    # Non-finite steps in a row, or batches passed over at one step, after which the run stops, state kept
+    max_skips: int = 5
     log_samples: int = 4  # questions of each rollout whose samples are written to samples.jsonl
 
 
@@ -110,6 +120,9 @@ class Recipe:
     mesh: MeshConfig = MeshConfig()
     grading: GradingConfig = GradingConfig()
     seed: int = 0
+    # Seconds in which no step, sample or evaluated answer was finished, after which each process writes the stacks of its threads to
+    # WORKDIR/hangs and ends with status 1 (`r1jax.pulse`); compiling has no beat. 0: never
+    hang_after: float = 3600.0
 
 
 def stages_read(value: Any) -> tuple[str, ...]:

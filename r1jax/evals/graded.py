@@ -9,14 +9,16 @@ Axes: Q questions, G samples, B = Q·G rows (question-major).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from r1jax.config import Part
+from r1jax.pulse import beat
 from r1jax.rewards.combine import Scores, Scoring
 from r1jax.rewards.pool import Pool
-from r1jax.sample import Sampler, put, response
+from r1jax.sample import Row, Sampler, put, response
 from r1jax.types import Problem, Response, Rollout
 
 
@@ -29,10 +31,16 @@ class Graded:
     rollout: Rollout  # of NumPy arrays
     scoring: Scoring
     order: list[int]  # of each row, when it came to the graders
+    page: Any = None  # as `Asker.__call__`'s
 
     def result(self) -> Scores:
         """Waits for the grades; see `Scoring.result`."""
-        return self.scoring.result(self.order)
+        if self.page and self.page.scores:
+            return self.page.scores
+        scores = self.scoring.result(self.order)
+        if self.page:
+            self.page.graded(scores)
+        return scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,18 +60,27 @@ class Asker:
         rollout: int,
         limit: int,
         temperature: float,
+        page: Any = None,
     ) -> Graded:
         """Samples the problems (`Sampler.__call__` says how, and what the arguments are) and has `rewards` grade them.
 
-        Returns when all rows are there, with the grading begun.
+        page: what the disk has of this very call (`r1jax.train.journal.Page`), which takes what is new. Returns when all rows are there,
+        with the grading begun.
         """
         G, ids = self.sampler.samples, [p.id for p in problems]
         repeated = [p for p in problems for _ in range(G)]
         out, answers = self.sampler.blank(ids), [None] * len(repeated)
         scoring, came = Scoring(rewards, self.pool), []
-        for row in self.sampler.stream(params, ids, prompts, rollout, limit, temperature):
+
+        def sampled(without: Collection[int] = ()) -> Iterator[Row]:
+            return self.sampler.stream(params, ids, prompts, rollout, limit, temperature, without=without)
+
+        B = len(repeated)
+        for row in page.through(B, self.sampler.separable(B), sampled) if page else sampled():
             answers[row.index] = response(row.tokens, row.finished, self.tokenizer)
-            scoring.add([repeated[row.index]], [answers[row.index]])
+            if not (page and page.scores):
+                scoring.add([repeated[row.index]], [answers[row.index]])
             came.append(row.index)
             put(out, row, prompts[row.index // G])
-        return Graded(repeated, answers, out, scoring, np.argsort(came).tolist())
+            beat()
+        return Graded(repeated, answers, out, scoring, np.argsort(came).tolist(), page)

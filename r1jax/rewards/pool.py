@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from r1jax.pulse import beat
 from r1jax.rewards.process import PATIENCE, Lost, Worker, resident
 from r1jax.rewards.queue import Function, Grade, Item, Job, Queue
 from r1jax.rewards.worker import END, GRADE, START, frame
@@ -257,6 +258,7 @@ class Pool:
             )
             while chunk:
                 await self._answer(worker, job, chunk)
+                beat()
         except Lost:
             raise
         except Exception as error:  # ImportError, a function or an item that cannot be sent: no worker will do better

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -125,13 +125,25 @@ class Sampler:
         rollout: int,
         limit: int | np.ndarray,
         temperature: float,
+        without: Collection[int] = (),
     ) -> Iterator[Row]:
-        """The rows of `__call__`, each as it ends, while the device goes on with the others."""
+        """The rows of `__call__`, each as it ends, while the device goes on with the others. without: rows that are not sampled, if they
+        are `separable`.
+        """
         limit = np.minimum(np.broadcast_to(limit, len(question) * self.samples), self.decode.max_tokens)
         if len(limit) <= self.slots and not self.fixed:
+            if without:
+                raise ValueError(f'{len(limit)} rows share one batch of {self.slots} slots: none can be left out')
             yield from self._together(params, question, prompts, rollout, limit, temperature)
         else:
-            yield from self._in_slots(params, question, prompts, rollout, limit, temperature)
+            yield from self._in_slots(params, question, prompts, rollout, limit, temperature, without)
+
+    def separable(self, rows: int, engine: bool = False) -> bool:
+        """Whether some of so many rows can be left out and the others still have the same bits: they take slots in turn (with `engine`,
+        always), of which there are as many to the end.
+        """
+        in_slots = engine or self.fixed or rows > self.slots
+        return in_slots and (self.fixed or self.decode.buckets == 1)
 
     def _policy(self, params):
         """What draws: these weights or rounded ones."""
@@ -171,12 +183,12 @@ class Sampler:
             routes = None if out.routes is None else out.routes[b, : start + on.sum()]
             yield Row(b, out.tokens[b][on], out.logp[b][on], 'stop' if out.finished[b] else 'limit', routes)
 
-    def _in_slots(self, params, question, prompts, rollout, limit, temperature):
+    def _in_slots(self, params, question, prompts, rollout, limit, temperature, without):
         """By the engine."""
         G, keys = self.samples, self.keys(question, rollout)
         hot = float(temperature)
-        rows = [Request(prompts[b // G], int(n), keys[b], hot, tag=b) for b, n in enumerate(limit)]
-        yield from self.answer(params, rows)
+        left = [(b, int(n)) for b, n in enumerate(limit) if b not in without]
+        yield from self.answer(params, [Request(prompts[b // G], n, keys[b], hot, tag=b) for b, n in left])
 
     def keys(self, question: Sequence[int], rollout: int) -> np.ndarray:
         """u32[Q·G,·], the key of each row of these questions."""

@@ -11,12 +11,14 @@ Axes: C rows in flight (whole groups of G, in the order in which they began), T 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from r1jax.config import Part
 from r1jax.evals.graded import Asker, Graded
+from r1jax.pulse import beat
 from r1jax.rewards.combine import Scoring
 from r1jax.sample import Request, Row, response
 from r1jax.types import Problem, Rollout
@@ -46,39 +48,49 @@ class Carrier:
         limit: int,
         temperature: float,
         version: int,
+        open_page: Callable[[Mapping[str, np.ndarray]], Any] | None = None,
     ) -> Graded:
         """Begins the samples of the chosen problems, goes on with those in flight, and has the groups graded that are over by then.
 
         limit: most tokens of a response, of all calls together; rollout: goes into the draws of the rows that begin; version: the
-        policy's. Returns the groups that are over, perhaps none, in the order in which they began; the others stay in flight.
+        policy's; open_page: from the rows to what the disk has of this call (`r1jax.train.journal.Page`). Returns the groups that are over,
+        perhaps none, in the order in which they began; the others stay in flight.
         """
         sampler, G = self.ask.sampler, self.ask.sampler.samples
-        rows = _joined(self.rows, self._begun(chosen, rollout)) if chosen else self.rows
+        rows = _joined(self.rows, self._begun(chosen, rollout) if chosen else {})
         problems = {i: self.problems[i] for i in set(rows['problem'].tolist())}
         over = rows['finished'] | (rows['length'] >= limit)
         scoring, came, answers = Scoring(rewards, self.ask.pool), [], {}
+        page = open_page(rows) if open_page else None
+        wanted = np.flatnonzero(~over)
 
         def look(group: int) -> None:
             """Has a group graded if it is over."""
             mine = list(range(group * G, (group + 1) * G))
             if over[mine].all():
                 answers.update((b, response(_drawn(rows, b), rows['finished'][b], self.ask.tokenizer)) for b in mine)
-                scoring.add([problems[rows['problem'][b]] for b in mine], [answers[b] for b in mine])
+                if not (page and page.scores):
+                    scoring.add([problems[rows['problem'][b]] for b in mine], [answers[b] for b in mine])
                 came.extend(mine)
+
+        def sampled(without: Collection[int] = ()) -> Iterator[Row]:
+            asked = [self._request(rows, b, limit, temperature) for b in wanted if b not in without]
+            return sampler.answer(params, asked)
 
         for group in sorted(set(np.flatnonzero(over) // G)):  # a phase has lowered the limit
             look(group)
-        for row in sampler.answer(params, [self._request(rows, b, limit, temperature) for b in np.flatnonzero(~over)]):
+        for row in page.through(len(wanted), sampler.separable(0, engine=True), sampled) if page else sampled():
             _write(rows, row, version)
             self.drawn += len(row.tokens)
             over[row.index] = row.finished or rows['length'][row.index] >= limit
             look(row.index // G)
+            beat()
         done = np.sort(np.array(came, int))
         left = np.setdiff1d(np.arange(len(over)), done)
         self.rows = {name: a[left] for name, a in rows.items()} if len(left) else {}
         repeated = [problems[i] for i in rows['problem'][done]]
         out = _rollout({name: a[done] for name, a in rows.items()}, [p.id for p in repeated])
-        return Graded(repeated, [answers[b] for b in done], out, scoring, np.argsort(came).tolist())
+        return Graded(repeated, [answers[b] for b in done], out, scoring, np.argsort(came).tolist(), page)
 
     @property
     def unfinished(self) -> int:
@@ -112,7 +124,8 @@ class Carrier:
 
 
 def _joined(rows: dict[str, np.ndarray], more: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([rows[name], a]) for name, a in more.items()} if rows else more
+    """Both, in new arrays: they are written to."""
+    return {name: np.concatenate([a[name] for a in (rows, more) if a]) for name in rows or more}
 
 
 def _drawn(rows: dict[str, np.ndarray], b: int) -> np.ndarray:

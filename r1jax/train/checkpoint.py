@@ -3,38 +3,68 @@
 WORKDIR/checkpoints/STAGE/STEP holds the parameters, the optimizer, the reference parameters (if the loss needs any), a cursor (JSON:
 counters, data position, log lengths, evaluations done) and the rollout in flight, if one is. Of a stage with `lora`, parameters are
 adapters, and the cursor has the fingerprint of their base. Beside its steps a stage has a stage.json, which says what it is made of
-(`r1jax.train.inputs`), and a done.json once it is over. Orbax writes to a temporary name and renames, so what has a step's name is whole.
+(`r1jax.train.inputs`), and a done.json once it is over.
+
+Saving runs in the background: arrays are copied from the devices, and training goes on while they are written, to a temporary name. The
+last file is a manifest with every file's digest (`r1jax.train.manifest`), and then the folder takes its name in one move. Before a run
+uses a checkpoint, `mend` reads it against its manifest. One that is damaged is renamed to STEP.damaged, and the one before is used.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
 
 from r1jax import distributed
+from r1jax.settings import Failed
+from r1jax.train import manifest
+from r1jax.train.keeping import Keep
 from r1jax.train.log import write_json
 from r1jax.types import TrainState
 
 BEGUN, DONE = 'stage.json', 'done.json'
 FOLDER = 'checkpoints'
+DAMAGED = '.damaged'
 
 
 class Checkpoints:
-    """The checkpoints of one stage. Saving runs in the background; `close` waits for it."""
+    """The checkpoints of one stage; `keep` for who writes them. Saving runs in the background; `wait` and `close` wait for it."""
 
-    def __init__(self, workdir: str, stage: str, keep: int = 2):
+    def __init__(self, workdir: str, stage: str, keep: Keep | None = None):
         self.directory = stage_directory(workdir, stage)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self.keep = keep
+        options = ocp.CheckpointManagerOptions(
+            create=True,
+            cleanup_tmp_directories=keep is not None,  # halves that a kill or a full disk has left
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._metrics = {step: _metric(self._folder(step)) for step in self._manager.all_steps()} if keep else {}
+        self._saving: tuple[int, float | None] | None = None
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, reference: Any, cursor: dict, flight: dict | None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        reference: Any,
+        cursor: dict,
+        flight: dict | None,
+        metric: float | None = None,
+    ) -> None:
+        """Waits for the save before, and begins this one.
+
+        metric: what `keep` makes of the step's metrics. Raises whatever went wrong with the save before; its half is removed.
+        """
         items = {
             'params': ocp.args.StandardSave(state.params),
             'optimizer': ocp.args.StandardSave({'step': state.step, 'opt_state': state.opt_state}),
@@ -46,7 +76,49 @@ class Checkpoints:
             items['reference'] = ocp.args.StandardSave(reference)
         if flight is not None:
             items['flight'] = ocp.args.StandardSave({k: np.ascontiguousarray(v) for k, v in flight.items()})
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        self.wait()
+        self._saving = step, metric
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items))
+        except Exception:
+            self._sweep()
+            raise
+
+    def wait(self) -> None:
+        """Until what was saved is on the disk; then those that are not to be kept are deleted. Raises what went wrong with it."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception:
+            self._sweep()
+            raise
+        if self._saving:
+            step, metric = self._saving
+            self._saving, self._metrics[step] = None, metric
+            for old in sorted(set(self._metrics) - self.keep(self._metrics)):
+                self._manager.delete(old)
+                del self._metrics[old]
+
+    def _seal(self) -> None:
+        """Called in the background by the process that commits, when all files are written and before they take their name."""
+        step, metric = self._saving
+        for folder in self._halves(step):
+            manifest.write(folder, step, metric)
+
+    def _halves(self, step: int) -> list[str]:
+        return glob.glob(os.path.join(glob.escape(self.directory), f'{step}.*-tmp*'))
+
+    def _sweep(self) -> None:
+        """Removes what a failed save has left, so that its room is free again."""
+        if self._saving is None:
+            return
+        step, _ = self._saving
+        self._saving = None
+        if distributed.first():
+            for folder in self._halves(step):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self, step: int) -> str:
+        return os.path.join(self.directory, str(step))
 
     def cursor(self, step: int) -> dict:
         return self._manager.restore(step, args=ocp.args.Composite(cursor=ocp.args.JsonRestore()))['cursor']
@@ -71,8 +143,10 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))['params']
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -81,6 +155,65 @@ class Checkpoints:
         if kind and issubclass(kind, Exception) and distributed.count() > 1:
             return  # what is being saved would wait for the other processes, which may be gone
         self.close()
+
+
+def mend(workdir: str, stage: str) -> tuple[int | None, list[str]]:
+    """Has the newest checkpoint of a stage be one that is whole: damaged ones are set aside.
+
+    Returns its step, None where the stage has none, and a sentence for each that was set aside. Every process of a run calls this; they
+    share the reading and agree on what was found. A stage none of whose checkpoints has a manifest was written by an earlier r1jax:
+    what it has is taken as it is, with a sentence that says so.
+
+    Raises:
+      Failed: all are damaged.
+    """
+    folder, notes = stage_directory(workdir, stage), []
+    names = distributed.told(lambda: os.listdir(folder) if os.path.isdir(folder) else [])
+    steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+    seals = [os.path.join(folder, str(step), manifest.NAME) for step in steps]
+    sealed = distributed.told(lambda: any(map(os.path.exists, seals)))
+    damaged = [os.path.join(folder, name) for name in sorted(names) if name.endswith(DAMAGED)]
+    if steps and not sealed and not damaged:
+        return steps[0], [
+            f'{stage}: {os.path.join(folder, str(steps[0]))} has no {manifest.NAME}, so it cannot be checked'
+        ]
+    for step in steps:
+        here = os.path.join(folder, str(step))
+        found = distributed.exchange(manifest.damage(here, distributed.index(), distributed.count()))
+        if not (wrong := sorted({line for lines in found for line in lines})):
+            return step, notes
+        to = distributed.told(lambda here=here: _put_aside(here))
+        some = '; '.join(wrong[:3]) + (f'; and {len(wrong) - 3} more files' if len(wrong) > 3 else '')
+        notes.append(f'{stage}: the checkpoint of step {step} is damaged ({some}), and was set aside as {to}')
+    if steps or damaged:
+        which = '; '.join(notes or damaged)
+        raise Failed(
+            f'stage {stage} has no whole checkpoint left: {which}. Put back the files from a copy (and the names without '
+            f'{DAMAGED}), or remove {folder} to have the stage run again from its start'
+        )
+    return None, []
+
+
+def _put_aside(folder: str) -> str:
+    """Gives a damaged checkpoint another name, and returns it."""
+    to, count = folder + DAMAGED, 1
+    while os.path.exists(to):
+        to, count = f'{folder}.{count}{DAMAGED}', count + 1
+    os.rename(folder, to)
+    return to
+
+
+def damage(workdir: str, stage: str, step: int) -> list[str]:
+    """What is wrong with a checkpoint, a sentence a file; none too where there is no manifest to tell (an earlier r1jax wrote none)."""
+    folder = os.path.join(stage_directory(workdir, stage), str(step))
+    return manifest.damage(folder) if os.path.exists(os.path.join(folder, manifest.NAME)) else []
+
+
+def _metric(folder: str) -> float | None:
+    try:
+        return manifest.read(folder)['metric']
+    except (OSError, ValueError):
+        return None
 
 
 def stage_directory(workdir: str, stage: str) -> str:
@@ -121,6 +254,11 @@ def read_done(workdir: str, stage: str) -> dict | None:
     return _read(workdir, stage, DONE)
 
 
+def reopen(workdir: str, stage: str) -> None:
+    """Takes the mark back: the stage goes on from its newest checkpoint."""
+    distributed.told(lambda: os.remove(os.path.join(stage_directory(workdir, stage), DONE)))
+
+
 def _write(workdir: str, stage: str, name: str, record: dict) -> None:
     path = os.path.join(stage_directory(workdir, stage), name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -132,4 +270,8 @@ def _read(workdir: str, stage: str, name: str) -> dict | None:
     if not os.path.exists(path):
         return None
     with open(path, encoding='utf-8') as file:
-        return json.load(file)
+        try:
+            return json.load(file)
+        except ValueError as error:
+            then = 'goes on from its last checkpoint' if name == DONE else 'is run again from its start'
+            raise ValueError(f'{path} is broken ({error}): remove it, and the stage {then}') from error

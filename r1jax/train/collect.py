@@ -38,11 +38,12 @@ from r1jax.curate import card
 from r1jax.curate.choose import BLOCK, Choice, Chosen, Verdict
 from r1jax.evals.graded import Asker, Graded
 from r1jax.evals.run import records
+from r1jax.pulse import beat
 from r1jax.record import to_json
 from r1jax.rewards.combine import Scores, begin
 from r1jax.sample import Sampler
 from r1jax.train import aside, checkpoint, collected, log
-from r1jax.train.interrupt import Stopped
+from r1jax.train.interrupt import Interrupted, Stopped
 from r1jax.train.jobs import Job
 from r1jax.train.loop import Context
 from r1jax.train.phases import derive
@@ -150,13 +151,18 @@ class Collecting:
             before = None
             ask = Asker(sampler, self.tokenizer, context.pool)
             for start in range(done, len(problems), cfg.questions):
-                draw = start, self._draw(ask, params, start)
+                try:
+                    with context.signals.at_once():
+                        draw = start, self._draw(ask, params, start)
+                except Interrupted:
+                    draw = None  # sampled again; the call before is graded by now, or nearly
                 if before:
                     self._finish(file, *before)
                 before = draw
                 if context.signals.agreed():
                     break
-            self._finish(file, *before)
+            if before:
+                self._finish(file, *before)
             self._stop()
 
     def _draw(self, ask: Asker, params, start: int) -> Graded:
@@ -191,6 +197,7 @@ class Collecting:
         shown = lines[: self.stage.log_samples * self.cfg.samples]
         self.context.log.samples(self.stage.name, step, [{'when': 'rollout', **line} for line in shown])
         self.context.view.step(self.stage.name, step, metrics)
+        beat()
 
     def _resume(self, file: BinaryIO) -> int:
         """Cuts STAGE.all.jsonl behind its last whole call, whose metrics are logged anew; returns the prompts that are done."""

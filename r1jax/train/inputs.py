@@ -41,7 +41,17 @@ from r1jax.train.prepare import Prepared
 # the cut of rows decide in which order numbers are added. The first line are those that `inputs` says in another way.
 NEUTRAL = {
     'r1jax.config:Stage': {'name', 'start', 'model', 'template', 'evals'}
-    | {'rows', 'mesh', 'offload', 'checkpoint_every', 'keep_checkpoints', 'log_samples', 'max_skips'},
+    | {
+        'rows',
+        'mesh',
+        'offload',
+        'checkpoint_every',
+        'keep_checkpoints',
+        'keep_every',
+        'keep_best',
+        'log_samples',
+        'max_skips',
+    },
     'r1jax.config:SampleConfig': {'slots', 'buckets'},
     'r1jax.config:ModelConfig': {'remat'},
     'r1jax.config:Collect': {'questions'},

@@ -5,7 +5,8 @@ completion with its rewards. Both files only grow while a run is alive. A checkp
 had (`Log.cut`); on resume every stage is cut back to the lines that its newest checkpoint knows of, so a killed run and an
 unbroken one leave the same lines, and those of a stage that is run again vanish (`r1jax.train.aside` keeps a copy).
 TensorBoard's files are a copy of metrics.jsonl: they are thrown away and written anew from it when a log is opened, which
-leaves no step twice and needs no cursor.
+leaves no step twice and needs no cursor. They are written by this thread: tensorboardX's own would die unseen on a full disk, and the run
+would then wait for it for ever.
 
 Each call is one `write` to the kernel, so a SIGKILL loses nothing that was logged. It may tear the last line of a long
 write: what lies behind the last checkpoint is cut anyway, and `read` passes over a torn last line.
@@ -21,10 +22,13 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 METRICS = 'metrics.jsonl'
 SAMPLES = 'samples.jsonl'
@@ -62,14 +66,14 @@ class Log:
             # Unbuffered: a write goes to the kernel at once.
             self._files[name] = open(path, 'ab', buffering=0)  # noqa: SIM115, `close` closes it
         shutil.rmtree(self._directory, ignore_errors=True)
-        self._boards: dict[str, SummaryWriter] = {}
+        self._boards: dict[str, EventsWriter] = {}
         for line in read(os.path.join(self._workdir, METRICS)):
             self._emit(line)
 
-    def drop(self, stage: str) -> None:
-        """Removes all lines of a stage."""
+    def drop(self, stage: str, cut: Mapping[str, int] | None = None) -> None:
+        """Removes all lines of a stage, or those after its `cut`."""
         names = {name for lines in self._lines.values() for name in lines} - {stage}
-        known = {name: self.cut(name) for name in names}
+        known = {name: self.cut(name) for name in names} | ({stage: cut} if cut else {})
         self.close()
         self._open(known)
 
@@ -133,11 +137,13 @@ class Log:
     def _emit(self, line: Mapping[str, Any]) -> None:
         stage = line['stage']
         if stage not in self._boards:
-            self._boards[stage] = SummaryWriter(os.path.join(self._directory, stage))
+            os.makedirs(folder := os.path.join(self._directory, stage), exist_ok=True)
+            self._boards[stage] = EventsWriter(os.path.join(folder, 'events'))
         for path, value in line.items():
             if path not in ('stage', 'step', 'seconds') and isinstance(value, (int, float)):
                 tag = path.replace('@', '_at_')  # TensorBoard allows no @ in a tag
-                self._boards[stage].add_scalar(tag, value, line['step'])
+                event = Event(wall_time=time.time(), step=line['step'], summary=scalar(tag, value))
+                self._boards[stage].write_event(event)
 
 
 class Unwritten(Log):

@@ -25,19 +25,24 @@ from r1jax.evals.agreement import Agreeing
 from r1jax.evals.metrics import figures
 from r1jax.nn.lora import attach
 from r1jax.nn.scorer import Scorer
+from r1jax.pulse import beat
 from r1jax.rewards.pool import Pool
 from r1jax.rl.batch import Item, pack, unpack
 from r1jax.rl.judged import labelled_items, linked, pair_items, undivided
 from r1jax.sample import Sampler
-from r1jax.train import checkpoint, optim
+from r1jax.settings import BadInput, Failed, nearest
+from r1jax.train import checkpoint, events, optim
 from r1jax.train import step as compiled
-from r1jax.train.interrupt import Signals, Stopped
+from r1jax.train.interrupt import Interrupted, Signals, Stopped
 from r1jax.train.jobs import Job
+from r1jax.train.journal import Journal
+from r1jax.train.keeping import Keep
 from r1jax.train.live import Live
 from r1jax.train.log import Log
 from r1jax.train.phases import derive, longest, settings_at
 from r1jax.train.prepare import Prepared
 from r1jax.train.source import OnPolicySource
+from r1jax.train.spikes import Judge, broken
 from r1jax.train.start import Lineage
 from r1jax.train.stored import JudgedSource, StoredSource
 
@@ -54,6 +59,12 @@ class Context:
     signals: Signals
     pool: Pool
     summarise: Callable[[dict], None]  # writes summary.json with the entries of stages that are not finished
+
+    def tell(self, stage: str, step: int | None, what: str, sentence: str) -> None:
+        """Says aloud what happened besides steps: a line in the terminal, and in events.jsonl."""
+        self.view.note(sentence)
+        if distributed.first():
+            events.note(self.workdir, stage, step, what, sentence)
 
     def lineage(self) -> Lineage:
         """Where stages start, and what they ended with."""
@@ -84,6 +95,9 @@ class Training:
         self.reference: Any = None  # with lora, None is the base itself
         self.refreshed = 0  # step of the last refresh of the reference
         self.skips = 0  # skipped steps in a row
+        self.over = False  # they are too many
+        self.judge = Judge(s)
+        self.rated: float | None = None  # what `Stage.keep_best` makes of the last step
         self.seconds = 0.0  # of earlier processes
         self.began = time.monotonic()
         self.results: dict[str, dict] = {}  # evaluation -> {'before', 'after'}
@@ -93,7 +107,7 @@ class Training:
     def run(self) -> dict:
         """Runs the stage to its end and returns its entry in summary.json."""
         s = self.stage
-        with checkpoint.Checkpoints(self.workdir, s.name, s.keep_checkpoints) as self.saved:
+        with checkpoint.Checkpoints(self.workdir, s.name, Keep.of(s)) as self.saved:
             step = self._restore()
             if isinstance(s.loss, Distil):
                 self.taught = self.lineage.end(s.loss.teacher)
@@ -106,19 +120,26 @@ class Training:
                 self.context.summarise({s.name: self._entry()})
             while step < s.steps:
                 step += 1
-                self.take_step(step)
+                try:
+                    wrong = self.take_step(step)
+                except Interrupted:
+                    self._stop(step - 1, self.signals.received)
+                if wrong:
+                    step = self._roll_back(step, wrong)
+                    continue
                 received = self.signals.agreed()
-                if received or step % s.checkpoint_every == 0 or step == s.steps or self.skips >= s.max_skips:
+                if received or step % s.checkpoint_every == 0 or step == s.steps or self.over:
                     self.save(step)
-                if self.skips >= s.max_skips:
-                    raise RuntimeError(
+                if self.over:
+                    raise Failed(
                         f'stage {s.name}: {self.skips} steps in a row were skipped up to step {step} (non-finite loss or gradient, or '
                         f'nothing to learn from); state kept in {self.saved.directory}'
                     )
                 if received:
-                    self.view.note(f'{signal.Signals(received).name}: saved at step {step}; the same command goes on')
-                    raise Stopped(128 + received)
+                    self._stop(step, received)
             self.evaluate(step, 'after')
+        if journal := getattr(self.source, 'journal', None):
+            journal.clear()
         return {'steps': step, 'seconds': round(self._seconds(), 1)} | self._entry()
 
     def _entry(self) -> dict:
@@ -126,13 +147,11 @@ class Training:
         removed = {'problems_removed': self.job.removed} if self.job.removed else {}
         return (next(iter(self.results.values())) | {'evals': self.results} if self.results else {}) | removed
 
-    def take_step(self, step: int) -> None:
-        """Optimizer step number `step`, from 1: items, pack, update, log."""
+    def take_step(self, step: int) -> str:
+        """Optimizer step number `step`, from 1: items, pack, update, log. Returns '', or why to roll it back: then nothing is logged."""
         s, start = self.stage, time.monotonic()
         self._refresh_reference(step - 1)
-        items, metrics, logged = self.source.next_items(
-            self._whole(self.state.params), self._whole(self.reference), step - 1
-        )
+        items, metrics, logged = self._next_items(step)
         now = settings_at(s, getattr(self.source, 'began', step - 1))
         rate = optim.learning_rate(s.optim, now.learning_rate, step - 1, s.steps)
         train = time.monotonic()
@@ -155,16 +174,79 @@ class Training:
             'time/train': end - train,
             'tokens_per_second': metrics['tokens'] / (end - start),
         }
+        if wrong := self.judge(metrics):
+            return wrong
         self.skips = self.skips + 1 if metrics['policy/skipped'] else 0
+        self.over = self.skips >= s.max_skips or (s.on_nan == 'stop' and broken(metrics))
         for e in self.job.measures:
             if e.cfg.every and step % e.cfg.every == 0 and step < s.steps:
                 result, _ = self._measure(e)
                 self.view.evaluation(s.name, e.cfg.name, f'step {step}', result)
                 metrics |= {f'eval/{e.cfg.name}/{k}': v for k, v in figures(result)}
+        self._rate(metrics)
         self.log.metrics(s.name, step, self._seconds(), metrics)
         if logged:
             self.log.samples(s.name, step, [{'when': 'rollout', **r} for r in logged])
         self.view.step(s.name, step, metrics)
+        beat()
+        return ''
+
+    def _next_items(self, step: int) -> tuple[list[Item], dict, list[dict]]:
+        """What the source gives for a step, behind what is passed over there. Raises Interrupted, with the source as it was before."""
+        before = self.source.cursor(), self.source.flight()
+        weights = self._whole(self.state.params), self._whole(self.reference)
+        try:
+            with self.signals.at_once():
+                for _ in range(self.judge.at(step)):
+                    self.source.next_items(*weights, step - 1)
+                return self.source.next_items(*weights, step - 1)
+        except Interrupted:
+            self.source.restore(*before)
+            raise
+
+    def _roll_back(self, step: int, wrong: str) -> int:
+        """Goes back to the newest checkpoint, and has the batch of `step` be passed over when it is met again; returns the steps taken.
+
+        Raises:
+          Failed: as many batches of this step were passed over as may be.
+        """
+        self.saved.wait()
+        if self.judge.pass_over(step) > self.stage.max_skips:
+            raise Failed(
+                f'stage {self.stage.name}: step {step} {wrong}, with each of {self.stage.max_skips + 1} batches; state kept in '
+                f'{self.saved.directory}. Lower the learning rate, or raise max_skips or spike'
+            )
+        passed, spent = self.judge.passed, self._seconds()
+        self.state = self.reference = None  # their memory is needed
+        back = self._restore()
+        self.judge.passed = passed
+        self.seconds, self.began = spent, time.monotonic()
+        self.log.drop(self.stage.name, self.saved.cursor(back)['cut'])
+        sentence = f'{self.stage.name}: step {step} {wrong}; back to step {back}, and its batch is passed over'
+        self.context.tell(self.stage.name, step, 'rollback', sentence)
+        return back
+
+    def _stop(self, step: int, received: int) -> None:
+        """Has what `step` left be on the disk, and raises Stopped, for a signal."""
+        if self.saved.latest() != step:
+            self.save(step)
+        self.saved.wait()
+        self._say_stopped(f'saved at step {step}', step, received)
+        raise Stopped(128 + received)
+
+    def _say_stopped(self, how: str, step: int, received: int) -> None:
+        name = signal.Signals(received).name
+        self.context.tell(self.stage.name, step, 'signal', f'{name}: {how}; the same command goes on')
+
+    def _rate(self, metrics: dict) -> None:
+        """Raises BadInput where `Stage.keep_best` names nothing that is measured. Evaluations and rewards have not a value at each step."""
+        best = self.stage.keep_best.removeprefix('-')
+        if best and best not in metrics and not best.startswith(('eval/', 'reward/')):
+            known = [name for name, value in metrics.items() if isinstance(value, (int, float))]
+            raise BadInput(
+                f'{self.stage.name}.keep_best={self.stage.keep_best!r}: no such metric{nearest(best, known)}'
+            )
+        self.rated = self.saved.keep.metric(metrics)
 
     def _whole(self, params):
         """Weights of what is trained: they themselves, or the base with these adapters attached."""
@@ -209,7 +291,12 @@ class Training:
     def evaluate(self, step: int, when: str) -> None:
         """Every evaluation of the stage, into results, samples.jsonl and the terminal."""
         for e in self.job.measures:
-            result, lines = self._measure(e)
+            try:
+                with self.signals.at_once():
+                    result, lines = self._measure(e)
+            except Interrupted:  # there is a checkpoint of this step, or nothing to save yet
+                self._say_stopped(f'evaluation {e.cfg.name} was left', step, self.signals.received)
+                raise
             self.results.setdefault(e.cfg.name, {})[when] = result
             self.log.samples(self.stage.name, step, [{'when': when, 'eval': e.cfg.name, **line} for line in lines])
             self.view.evaluation(self.stage.name, e.cfg.name, when, result)
@@ -237,8 +324,11 @@ class Training:
             'results': self.results,
             'cut': self.log.cut(self.stage.name),
             'base': self.fingerprint,
+            'judge': self.judge.cursor(),
         }
-        self.saved.save(step, self.state, self.reference, cursor, self.source.flight())
+        self.saved.save(step, self.state, self.reference, cursor, self.source.flight(), self.rated)
+        if journal := getattr(self.source, 'journal', None):
+            journal.saved(self.source.rollouts)
 
     def _restore(self) -> int:
         """State from the newest checkpoint, or from where the stage starts; returns the steps already taken."""
@@ -258,11 +348,12 @@ class Training:
         self.state, self.reference, cursor, flight = self.saved.restore(latest, like)
         if self.reference is not None and 'reference' in s.offload:
             self.reference = compiled.to_host(self.reference)
-        if s.lora:
+        if s.lora and self.base is None:
             self.base, self.fingerprint = self.lineage.base(s.name, cursor['base'])
         self.source.restore(cursor['source'], flight)
         for name in ('refreshed', 'skips', 'seconds', 'results'):
             setattr(self, name, cursor[name])
+        self.judge = Judge(s, **cursor.get('judge', {}))
         return latest
 
 
@@ -283,7 +374,9 @@ def _on_policy(t: Training) -> tuple[OnPolicySource, int]:
     s, job, tokenizer, cfg = t.stage, t.job, t.ready.tokenizer, t.stage.source
     routes = t.model.replays
     sampler = Sampler.create(t.model, cfg.sample, cfg.samples, tokenizer, job.seed, longest(s), routes=routes)
-    source = OnPolicySource(s, job.problems, job.prompts, sampler, tokenizer, t.logprobs, job.seed, t.pool)
+    about = repr((sampler, dict(t.mesh.shape), distributed.count(), jax.__version__))
+    journal = Journal(checkpoint.stage_directory(t.workdir, s.name), about, compiled.fingerprint)
+    source = OnPolicySource(s, job.problems, job.prompts, sampler, tokenizer, t.logprobs, job.seed, t.pool, journal)
     most = cfg.questions * cfg.samples
     if cfg.budget and not cfg.max_refills:  # all that is in flight may be over at once
         most *= math.ceil(longest(s) / cfg.budget)

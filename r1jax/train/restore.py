@@ -134,6 +134,9 @@ def _found(name: str) -> tuple[str, str, int, dict[str, Link], dict[str, dict]] 
         if each in links:
             with checkpoint.Checkpoints(folder, each) as saved:
                 if (step := saved.latest()) is not None:
+                    if wrong := checkpoint.damage(folder, each, step):
+                        fix = 'put back a copy, or run the experiment again, which goes on from the checkpoint before'
+                        raise BadInput(f'the checkpoint of stage {each} is damaged: {"; ".join(wrong[:3])}: {fix}')
                     return folder, each, step, links, records
         elif _steps(checkpoint.stage_directory(folder, each)):
             raise BadInput(

@@ -11,8 +11,10 @@ Axes: Q questions, G samples, B = Q·G responses of a rollout, T tokens of a row
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +31,7 @@ from r1jax.rl.batch import Item, token_weights
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput
 from r1jax.train.carried import Carrier
+from r1jax.train.journal import Journal, Page
 from r1jax.train.phases import Settings, derive, settings_at
 from r1jax.train.rollout import Draw, item, rollout_metrics, soft_overlong, staleness
 from r1jax.types import Problem
@@ -59,12 +62,14 @@ class OnPolicySource:
         logprobs: LogProbs,
         seed: int,
         pool: Pool,
+        journal: Journal | None = None,
     ):
         assert isinstance(stage.source, OnPolicy) and isinstance(stage.loss, GRPO | Distil)
         self.stage, self.cfg, self.loss = stage, stage.source, stage.loss
         self.compares = isinstance(stage.loss, GRPO)  # by rewards; else a teacher says what to learn
         self.ask, self.logprobs, self.seed = Asker(sampler, tokenizer, pool), logprobs, seed
         assert len(problems) == len(prompts)
+        self.journal = journal  # where samples are written as they come
         self.problems, self.prompts = problems, prompts  # perhaps on disk: read when their turn comes
         # a budget carries samples from rollout to rollout; None: each rollout draws its samples to their ends
         self.carrier = Carrier(self.ask, self.cfg.budget, problems, prompts) if self.cfg.budget else None
@@ -162,10 +167,29 @@ class OnPolicySource:
             settings = now.rewards, self.rollouts, now.max_tokens, now.temperature
             self.rollouts += 1
             if not self.carrier:
-                return self.ask(params, [p for _, p in chosen], [self.prompts[i] for i, _ in chosen], *settings)
-            graded = self.carrier(params, [i for i, _ in chosen], *settings, self.began)
+                page = self._page(params, chosen, settings)
+                problems, prompts = [p for _, p in chosen], [self.prompts[i] for i, _ in chosen]
+                return self.ask(params, problems, prompts, *settings, page)
+            graded = self.carrier(
+                params,
+                [i for i, _ in chosen],
+                *settings,
+                self.began,
+                functools.partial(self._page, params, chosen, settings) if self.journal else None,
+            )
             if graded.answers:
                 return graded
+
+    def _page(
+        self, params, chosen: Sequence[tuple[int, Problem]], settings: tuple, rows: dict | None = None
+    ) -> Page | None:
+        """What the disk has of the samples of a call, if they are written; rows: that are in flight."""
+        if not self.journal:
+            return None
+        rewards, number, *others = settings
+        flying = [zlib.crc32(np.ascontiguousarray(a)) for a in (rows or {}).values()]
+        named = [(part.name, part.weight) for part in rewards]
+        return self.journal.page(number, params, [p.id for _, p in chosen], *others, named, self.began, flying)
 
     def _draw(self, rewards: Sequence[Part]) -> list[tuple[int, Problem]]:
         """The next Q questions that the rewards of this phase apply to, by index; others wait for theirs."""

@@ -16,8 +16,9 @@ import jax
 from r1jax import distributed, report, sharding
 from r1jax.checks import validate
 from r1jax.config import Collect, OnPolicy, Recipe, Stored
-from r1jax.settings import BadInput, as_bad_input, chosen
-from r1jax.train import aside, checkpoint, learned, restore, shared
+from r1jax.pulse import Watchdog
+from r1jax.settings import BadInput, Failed, as_bad_input, chosen
+from r1jax.train import aside, checkpoint, disk, events, learned, restore, shared
 from r1jax.train.collect import Collecting
 from r1jax.train.inputs import Book, Changes, needs
 from r1jax.train.interrupt import Signals, Stopped
@@ -27,6 +28,8 @@ from r1jax.train.log import Log, Unwritten, write_summary
 from r1jax.train.loop import Context, Training
 from r1jax.train.prepare import prepare
 from r1jax.workdir import open_workdir, write_config
+
+HANGS = 'hangs'  # a folder of stacks
 
 __all__ = ['RUNNERS', 'Stopped', 'run']
 
@@ -46,8 +49,20 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
       BadInput: before anything is compiled; of data that a stage has written, when the turn of the stage that reads them comes.
       Stopped: after a signal, state saved.
       RuntimeError: too many skipped steps in a row, state saved.
+      Failed: the disk is full, with what was saved before kept; no checkpoint of a stage is whole.
     """
     workdir = os.fspath(workdir)
+    try:
+        return _stages(recipe, workdir, stage, first)
+    except Exception as error:
+        if not disk.full(error):
+            raise
+        sentence = disk.sentence(workdir, error)
+        events.note(workdir, '', None, 'disk full', sentence)
+        raise Failed(sentence) from error
+
+
+def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None) -> dict:
     wanted = [s.name for s in chosen(recipe, stage, first)]
     with as_bad_input():
         validate(recipe, jax.device_count())
@@ -77,12 +92,15 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
             _say(f'{", ".join(wanted)}: finished in {workdir}; see {os.path.join(workdir, report.PAGE)}')
             book.write()
             return _summary(recipe, workdir)
+        mended = _mended(book, wanted)
         with _log(workdir) as log, Live(recipe.name, dict.fromkeys(wanted, 0)) as view:
 
             def summarise(running):
                 _summary(recipe, workdir, running)
 
             context = Context(workdir, ready, mesh, log, view, signals, pool, summarise)
+            for name, sentence in mended:
+                context.tell(name, None, 'damaged', sentence)
             try:
                 for name in wanted:
                     with as_bad_input():
@@ -99,11 +117,11 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
                     book.write()
                     _summary(recipe, workdir)
             finally:
-                log.sync()
                 if distributed.first():  # and tells nobody: the others may be gone
                     try:
+                        log.sync()
                         view.note(f'report: {report.write(workdir)}')
-                    except ValueError as error:  # must not hide what ended the run
+                    except (ValueError, OSError) as error:  # must not hide what ended the run
                         view.note(f'no report: {error}')
     return _summary(recipe, workdir)
 
@@ -119,7 +137,9 @@ def _run(context: Context, job: Job) -> tuple[dict, dict]:
         context = dataclasses.replace(context, mesh=mesh)
         job = learned.bound(job, context.lineage(), mesh, context.ready.tokenizer)
         runner = RUNNERS[type(job.stage.source)](context, job)
-        return runner.run(), runner.outputs()
+        limit, folder = context.ready.recipe.hang_after, os.path.join(context.workdir, HANGS)
+        with Watchdog(limit, folder, distributed.index()):
+            return runner.run(), runner.outputs()
 
 
 def _refuse_idle(recipe: Recipe) -> None:
@@ -144,6 +164,29 @@ def _refuse_unmet(book: Book, wanted: Sequence[str]) -> None:
             changes = book.changes(up)
             if lines := [*changes.made, *changes.gone]:  # with other evaluations it would end as it did
                 raise BadInput(f'stage {name} {how} {up}, which is to be run again first: {lines[0]}')
+
+
+def _mended(book: Book, wanted: Sequence[str]) -> list[tuple[str, str]]:
+    """Has every stage that is gone on with, or that such a one needs, have a whole checkpoint; a sentence each of what was damaged.
+
+    A finished stage whose end is damaged is not finished any more: it goes on from the checkpoint before, and ends with the same bits.
+
+    Raises:
+      BadInput: that stage is not to be run.
+      Failed: no checkpoint of a stage is whole.
+    """
+    open_ = [name for name in wanted if not book.finished(name)]
+    read = {up: name for name in open_ for up in needs(book.recipe, book.ready.stage(name)) if book.finished(up)}
+    told = []
+    for name in [*read, *open_]:
+        step, sentences = checkpoint.mend(book.workdir, name)
+        told += [(name, f'{each}; step {step} is used') for each in sentences if checkpoint.DAMAGED in each]
+        told += [(name, each) for each in sentences if checkpoint.DAMAGED not in each]
+        if name in read and any(checkpoint.DAMAGED in each for each in sentences):
+            checkpoint.reopen(book.workdir, name)
+            if name not in wanted:
+                raise BadInput(f'stage {read[name]} needs {name}: {told[-1][1]}. Run it first, it goes on from there')
+    return told
 
 
 def _set_aside_early(book: Book, wanted: Sequence[str]) -> list[str]:
@@ -201,6 +244,8 @@ def _summary(recipe: Recipe, workdir: str, running: dict | None = None) -> dict:
     done = {s.name: checkpoint.read_done(workdir, s.name) for s in recipe.stages}
     stages = {name: record['entry'] for name, record in done.items() if record} | (running or {})
     summary = {'recipe': recipe.name, 'seed': recipe.seed, 'stages': stages}
+    if happened := events.sentences(workdir):
+        summary['events'] = happened
     write_summary(workdir, summary)
     return summary
 
