@@ -65,14 +65,20 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         inner = (cfg.data // cfg.slices, *shape[1:])
         outer = (cfg.slices, *(1 for _ in shape[1:]))
         flat = [each for part in chosen for each in part]
-        return Mesh(mesh_utils.create_hybrid_device_mesh(inner, outer, flat), AXES, axis_types=_TYPES)
+        return Mesh(
+            mesh_utils.create_hybrid_device_mesh(inner, outer, flat, allow_split_physical_axes=True),
+            AXES,
+            axis_types=_TYPES,
+        )
     if cfg.slices == 1 and len(slices) > 1:  # one slice is enough, or it is not one network
         devices = slices[min(slices)]
         if cfg.devices > len(devices):
             raise ValueError(
                 f'mesh {_told(cfg)} needs {cfg.devices} devices, but a slice has {len(devices)}: give mesh.slices, of {len(slices)} here'
             )
-    return jax.make_mesh(shape, AXES, _TYPES, devices=devices[: cfg.devices])
+    # An axis may be a part of a side of the machine's torus, as 4 of 8
+    placed = mesh_utils.create_device_mesh(shape, devices[: cfg.devices], allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=_TYPES)
 
 
 def abstract_mesh(cfg: MeshConfig) -> AbstractMesh:

@@ -203,6 +203,8 @@ def test_sampling_is_planned_from_weights_to_decoding(capsys):
 @pytest.mark.slow
 def test_tpus_that_are_not_here_are_compiled_for():
     pytest.importorskip('libtpu')
+    half = MeshConfig(expert=64, sequence=2, tensor=4)  # axes that are parts of sides
+    assert sharding.make_mesh(half, chips.parse('v5p:8x8x8').devices()).devices.size == 512
     recipe = smallest.recipe()
     model = dataclasses.replace(recipe.model, width=256, heads=2, kv_heads=2, head_dim=128, hidden=512, vocab=512)
     recipe = plan.resolved(dataclasses.replace(recipe, model=model, mesh=MeshConfig(fsdp=4)))
