@@ -45,6 +45,7 @@ GRACE = 2.0  # seconds that a process has to end by itself once another has fail
 JOIN = 300  # seconds that processes wait for each other at the start
 PARTING = 45  # seconds that they wait for each other at the end
 _FAILED = 'r1jax/failed'  # where the first failure is told
+_HEAD = 1024  # bytes that are exchanged at once
 _PATIENCE = 7 * 86_400_000  # ms that processes wait for one that lives: what hangs is the watchdog's
 
 _many = False  # whether `start` has joined others
@@ -212,15 +213,17 @@ def exchange(value: T) -> list[T]:
     # A process may have much to do before it comes here: the runtime waits, and says so at once where one has died. Collectives of devices
     # have time limits of their own
     _client().wait_at_barrier(f'r1jax/{next(_meetings)}', _PATIENCE)
-    sizes = multihost_utils.process_allgather(np.int32(len(data)))
-    padded = np.zeros(_room(int(sizes.max())), np.uint8)  # of few sizes: each is compiled once
-    padded[: len(data)] = data
-    all_of_them = multihost_utils.process_allgather(padded)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(all_of_them, sizes, strict=True)]
-
-
-def _room(size: int) -> int:
-    return max(1 << 10, 1 << (size - 1).bit_length())
+    head = np.zeros(_HEAD, np.uint8)  # the size, and what is small
+    head[:8] = np.frombuffer(np.int64(len(data)).tobytes(), np.uint8)
+    head[8 : 8 + len(data)] = data[: _HEAD - 8]
+    heads = multihost_utils.process_allgather(head)
+    sizes = [int.from_bytes(row[:8].tobytes(), sys.byteorder) for row in heads]
+    rows = heads[:, 8:]
+    if max(sizes) > rows.shape[1]:
+        padded = np.zeros(1 << (max(sizes) - 1).bit_length(), np.uint8)  # of few sizes: each is compiled once
+        padded[: len(data)] = data
+        rows = multihost_utils.process_allgather(padded)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
 def told(make: Callable[[], T]) -> T:
