@@ -153,5 +153,5 @@ def test_as_alpaca_eval_computes_it(files, monkeypatch, form):
     judged = winrate.alpaca(str(path / 'annotations.json'))
     gamed = winrate.gamed(*map(str, paths)) if form.endswith('v1') else None
     ours = winrate.length_controlled(judged, gamed)
-    assert 100 * ours['length_controlled'] == pytest.approx(theirs['length_controlled_winrate'], abs=0.1)
+    assert 100 * ours['length_controlled'] == pytest.approx(theirs['length_controlled_winrate'], abs=0.01)
     assert 100 * winrate.win_rate(judged.preference)['win_rate'] == pytest.approx(theirs['win_rate'], abs=1e-6)
