@@ -120,6 +120,7 @@ def test_escape_stops_and_what_is_refused_is_said(page):
     alert = page.until("document.querySelector('[role=alert]')?.textContent")
     assert 'more than the 2000 of the context' in alert
     assert page.js("document.querySelector('#text').value.length") == 3000  # to be shortened
+    assert len(page.errors) == 1 and '400' in page.errors.pop()  # the browser's own word for it
 
 
 def test_light_and_dark_and_a_key(served):
