@@ -145,30 +145,49 @@ def test_two_and_four_processes_train_to_the_numbers_of_one(tmp_path, of_two):
     )
 
 
+def stopped_at(folder, workdir, victim, sign):
+    """Runs two processes, sends one of them a signal in the middle of the second stage, and waits for both to end; their statuses."""
+    with processes.run(folder, 2, workdir, SMALLEST, *SHORT, 'mesh.data=2') as them:
+        metrics = workdir / 'metrics.jsonl'
+        while not (metrics.exists() and b'"stage": "zero", "step": 3' in metrics.read_bytes()):
+            assert [p.poll() for p in them.all] == [None, None], [them.said(i) for i in (0, 1)]
+            time.sleep(0.02)
+        them.all[victim].send_signal(sign)
+        statuses = them.statuses(60)  # TimeoutExpired: the other hangs
+        return statuses, them.said(1 - victim)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_killed_it_goes_on_bit_for_bit_and_with_other_numbers_of_processes(tmp_path, of_two):
-    for victim, others in ((1, (2,)), (0, (1, 4))):
-        folder = tmp_path / str(victim)
-        workdir = folder / 'run'
-        with processes.run(folder, 2, workdir, SMALLEST, *SHORT, 'mesh.data=2') as them:
-            metrics = workdir / 'metrics.jsonl'
-            while not (metrics.exists() and b'"stage": "zero", "step": 3' in metrics.read_bytes()):
-                assert [p.poll() for p in them.all] == [None, None], [them.said(i) for i in (0, 1)]
-                time.sleep(0.02)
-            them.all[victim].kill()
-            since = time.monotonic()
-            assert them.all[1 - victim].wait(60) not in (0, None)
-            assert time.monotonic() - since < 60
-            said = them.said(1 - victim)
-            assert 'Connection closed by peer' in said or 'another task died' in said or 'failed' in said
-        for number in others:
-            copy = folder / f'on{number}'
-            shutil.copytree(workdir, copy)
-            mesh = {1: (), 2: ('mesh.data=2',), 4: ('mesh.data=4',)}[number]
-            trained(folder / f'again{number}', number, *mesh, into=copy)
-            if number == 2:
-                assert timeless(copy / 'metrics.jsonl') == timeless(of_two / 'metrics.jsonl')
-                assert weights(copy) == weights(of_two)
-            else:
-                assert_close(of_two, copy)
+@pytest.mark.parametrize(('victim', 'others'), [(1, (2,)), (0, (1, 4))])
+def test_killed_it_goes_on_bit_for_bit_and_with_other_numbers_of_processes(tmp_path, of_two, victim, others):
+    workdir = tmp_path / 'run'
+    statuses, said = stopped_at(tmp_path, workdir, victim, signal.SIGKILL)
+    assert statuses[victim] == -signal.SIGKILL and statuses[1 - victim] not in (0, -signal.SIGKILL)
+    assert 'Connection closed by peer' in said or 'another task died' in said, said
+    for number in others:
+        copy = tmp_path / f'on{number}'
+        shutil.copytree(workdir, copy)
+        mesh = {1: (), 2: ('mesh.data=2',), 4: ('mesh.data=4',)}[number]
+        trained(tmp_path / f'again{number}', number, *mesh, into=copy)
+        if number == 2:
+            assert timeless(copy / 'metrics.jsonl') == timeless(of_two / 'metrics.jsonl')
+            assert weights(copy) == weights(of_two)
+        else:
+            assert_close(of_two, copy)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_signal_to_one_has_all_save_and_stop(tmp_path, of_two):
+    workdir = tmp_path / 'run'
+    statuses, _ = stopped_at(tmp_path, workdir, 1, signal.SIGTERM)
+    assert statuses == [128 + signal.SIGTERM] * 2
+    step = max(int(each.name) for each in (workdir / 'checkpoints' / 'zero').iterdir() if each.name.isdecimal())
+    assert step == len(
+        [m for m in timeless(workdir / 'metrics.jsonl') if m['stage'] == 'zero']
+    )  # the last step that was taken
+    trained(tmp_path / 'again', 2, 'mesh.data=2', into=workdir)
+    assert timeless(workdir / 'metrics.jsonl') == timeless(of_two / 'metrics.jsonl') and weights(workdir) == weights(
+        of_two
+    )
