@@ -15,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
 import agreement
 import grpo_step
+import long
 import partial
 import slots
 import tpu_compile
@@ -137,3 +138,20 @@ def test_settings_agree_where_the_interval_of_their_difference_holds_0():
     mean, low, high = near['difference']  # t with one degree of freedom: 12.706 · 0.025
     assert mean == pytest.approx(0.005) and [low, high] == pytest.approx([0.005 - 0.3177, 0.005 + 0.3177], abs=1e-3)
     assert not agreement.compared(ends(0.5, 0.6), ends(0.3, 0.4001))['agree']
+
+
+@pytest.mark.slow
+def test_long_rows_take_turns_in_a_pool_that_holds_few_of_them():
+    found = long.measure(tokens=512, slots=3, pool=768, page=16)
+    assert found['drawn'] == found['tokens'] == sum(int(512 * share) - long.PROMPT for share in long.SHARES)
+    assert found['left'] > 0
+    assert 1 < found['ratio'] < 1.4 and found['slots_mb'] == pytest.approx(3 * 512 * 1024 / 1e6)
+    assert found['each_ns'] > 0 and found['attention_ns'] > 0
+    assert found['points'] and long.drawn(found).count('<figure') == 1
+
+
+def test_a_line_is_fitted_to_medians():
+    chunks = [(float(n), 2e-3 + 5e-8 * n + (1e-3 if n % 9 == 0 else 0)) for n in range(240)]  # one in nine is slow
+    found = long.line(chunks)
+    assert found['base_us'] == pytest.approx(2000, rel=1e-2) and found['each_ns'] == pytest.approx(50, rel=0.1)
+    assert found['r2'] > 0.95 and len(found['points']) == 12

@@ -75,7 +75,7 @@ def test_an_answer_has_the_same_bits_alone_and_among_others(engine, params, coun
     cancelled = [r.tag for r in asked[::7]]
     among = drained(engine, asked, cancelled)
     assert (
-        max(ran.admitted for ran in engine.ran[1:]) > 0 and engine.layers is None
+        max(ran.admitted for ran in engine.ran[1:]) > 0 and engine.seats.memory.layers is None
     )  # slots were filled again, and given back
     why = [answer.why for answer in among.values()]
     assert {*why} == {'stop', 'limit', 'cancelled'}

@@ -210,3 +210,21 @@ def test_tpus_that_are_not_here_are_compiled_for():
     recipe = plan.resolved(dataclasses.replace(recipe, model=model, mesh=MeshConfig(fsdp=4)))
     made = plan.of(recipe, chips.parse('v5e:2x2'), ['base'])
     assert made.fits and made.stages[0].memory == int(15.75 * 2**30) and made.stages[0].programs[-1].flops > 0
+
+
+@pytest.mark.slow
+def test_a_pool_of_pages_is_planned_and_read_by_the_kernel_of_tpus():
+    """With it, all rows together have memory for so many tokens; the kernel takes heads of 128."""
+    pytest.importorskip('libtpu')
+    recipe = smallest.recipe()
+    model = dataclasses.replace(recipe.model, width=256, heads=2, kv_heads=2, head_dim=128, hidden=512, vocab=512)
+    base, zero = recipe.stages[:2]
+    sample = dataclasses.replace(zero.source.sample, pool=256, page=16)
+    zero = dataclasses.replace(zero, source=dataclasses.replace(zero.source, sample=sample))
+    recipe = plan.resolved(dataclasses.replace(recipe, model=model, stages=(base, zero)))
+    made = plan.of(recipe, chips.parse('v5e:1x1'), ['zero'])
+    found = {m.name: m for m in made.stages[0].programs}
+    assert {'slots', 'admit', 'decode'} <= set(found) and 'resize' not in found and made.fits
+    pool = 256 * 2 * model.layers * model.kv_heads * model.head_dim * 4
+    assert pool <= found['slots'].bytes['cache'] < pool + 4096
+    assert any(note.startswith('kernel') for note in found['decode'].notes)

@@ -48,8 +48,8 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     },
     config.Llama3Scaling: {'original': _ONE_UP, **dict.fromkeys(('factor', 'low', 'high'), _POSITIVE)},
     SampleConfig: {
-        **dict.fromkeys(('max_tokens', 'max_prompt', 'slots', 'buckets'), _ONE_UP),
-        **dict.fromkeys(('temperature', 'top_k'), _ZERO_UP),
+        **dict.fromkeys(('max_tokens', 'max_prompt', 'slots', 'buckets', 'page'), _ONE_UP),
+        **dict.fromkeys(('temperature', 'top_k', 'pool'), _ZERO_UP),
         'top_p': '(0, 1]',
     },
     config.OptimConfig: {

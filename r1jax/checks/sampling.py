@@ -139,6 +139,15 @@ def sampling(at: str, cfg: SampleConfig, samples: int, mesh: MeshConfig, model: 
     shards = mesh.ways('batch')
     unit = f'samples × mesh {rows_over(mesh)} = {samples}×{shards}'
     yield cfg.slots % (samples * shards) == 0, f'{at}.slots={cfg.slots} must be a multiple of {unit}'
+    if cfg.pool:
+        least = -(-(cfg.max_prompt + cfg.max_tokens) // cfg.page) * cfg.page * shards
+        where = f' on each of mesh {rows_over(mesh)} = {shards} devices' if shards > 1 else ''
+        must = (
+            f'must be at least {least}: pages of {cfg.page} for a row of max_prompt + max_tokens = {_sum(cfg)}{where}'
+        )
+        yield cfg.pool >= least, f'{at}.pool={cfg.pool} {must}'
+    else:
+        yield cfg.page == SampleConfig.page, f'{at}.page={cfg.page} has no effect with pool=0: slots have no pages'
     if model:
         fits = cfg.max_prompt + cfg.max_tokens <= model.context
         yield fits, f'{at}: max_prompt + max_tokens = {_sum(cfg)} exceeds model.context={model.context}'

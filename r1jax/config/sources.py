@@ -48,6 +48,10 @@ class SampleConfig:
     slots: int = 256
     # batch sizes that decoding shrinks through as rows finish and none waits for a slot, each compiled; 1: none but the first
     buckets: int = 5
+    # Tokens that the cache has room for, all rows together, which then hold pages of it (docs/performance.md, "Long responses"): for
+    # responses that are mostly far shorter than they may be. 0: each slot has memory for the longest
+    pool: int = 0
+    page: int = 256  # tokens of a page of the pool
     # What draws: the policy itself, or the policy with its layers' matrices rounded to int8 (a scale a column), once a rollout; that is
     # another policy, and `GRPO.importance_cap` corrects for it
     weights: Literal['same', 'int8'] = 'same'

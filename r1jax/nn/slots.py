@@ -59,6 +59,10 @@ class Slots:
     def grown(self, layers: tuple[KV, ...]) -> Slots:
         return Slots(layers, self.length + 1)
 
+    def without(self, over: jax.Array) -> Slots:
+        """Rows that are over, bool[S], hold no keys any more: what they still write is overwritten by the next."""
+        return dataclasses.replace(self, length=jnp.where(over, 0, self.length))
+
 
 def write(kv: KV, k: jax.Array, v: jax.Array, at: jax.Array) -> KV:
     """A layer's keys and values with a token's k [S,K,H,1] and v [S,K,1,V] in entry at[s] of each slot s; nowhere if there is none."""

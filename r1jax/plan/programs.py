@@ -45,6 +45,7 @@ from r1jax.plan import work
 from r1jax.plan.hlo import Instruction
 from r1jax.rl import logprobs
 from r1jax.sample import Prompts, Sampler, programs, quantised, sample
+from r1jax.sample.memory import InPages
 from r1jax.sample.programs import Table
 from r1jax.train import optim
 from r1jax.train import step as compiled
@@ -194,7 +195,7 @@ def _sampling(setting: Setting, memory: Mapping[str, Any], policy: Any) -> Makin
         fixed, routes = isinstance(source, Collect), isinstance(source, OnPolicy) and model.replays
         sampler = Sampler.create(model, source.sample, source.samples, _Stops, 0, tokens, routes, fixed)
         many = source.questions * source.samples > sampler.slots
-        turns = many or fixed or getattr(source, 'budget', 0) or getattr(sampler, 'pool', 0)  # as `Sampler` decides
+        turns = many or fixed or getattr(source, 'budget', 0) or sampler.pool  # as `Sampler` decides
         most = _held(dataclasses.replace(source.sample, max_tokens=tokens))
         yield from _drawing(setting, sampler, memory, policy, bool(turns))
     larger = [e for e in stage.evals if isinstance(e, Eval) and e.sample and _held(e.sample) > most]
@@ -205,8 +206,8 @@ def _sampling(setting: Setting, memory: Mapping[str, Any], policy: Any) -> Makin
 
 
 def _held(sample: SampleConfig) -> int:
-    """Tokens that slots have room for."""
-    return sample.slots * (sample.max_prompt + sample.max_tokens)
+    """Tokens that the cache has room for."""
+    return sample.pool or sample.slots * (sample.max_prompt + sample.max_tokens)
 
 
 def _drawing(
@@ -233,7 +234,9 @@ def _drawing(
     calls, useful = once * math.ceil(w.prompts / A), work.forward(model, A * P, P / 2)
     args = policy, I32((A, P)), I32((A,)), engine.decode
     like = jax.eval_shape(lambda *dynamic: programs.prefill(*dynamic, engine.decode)[0], *args[:3])
-    layers = yield Program('slots' + label, programs.empty, (programs.shapes(like), S, size), memory, 'cache')
+    cache = engine.seats.memory
+    empty, made = cache.empty(programs.shapes(like), S)
+    layers = yield Program('slots' + label, empty, made, memory, 'cache')
     if layers is None:
         return
     memory['cache'] = layers
@@ -241,17 +244,20 @@ def _drawing(
     if prompts is None:
         return
     memory['cache'] = [layers, prompts[0]]
-    ids = I32((S,)), I32((S,)), I32(())
-    yield Program('admit' + label, programs.admit, (layers, prompts[0], *ids), memory, '', calls, lambda loop: float(A))
-    table = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), Table.empty(S, engine.key_words))
+    in_pages = isinstance(cache, InPages)
+    admit, many = (programs.admit_pages, (cache.copied,) * 3) if in_pages else (programs.admit, (S,) * 2)
+    ids, parts = (*(I32((n,)) for n in many), I32(())), A * (-(-P // cache.pool.page) if in_pages else 1)
+    yield Program('admit' + label, admit, (layers, prompts[0], *ids), memory, '', calls, lambda loop: float(parts))
+    table = cache.seen(Table.empty(S, engine.key_words))
+    table = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), table)
     columns = engine.columns
     args = weights, layers, table, I32(()), I32(()), engine.decode, columns
     useful = columns * work.forward(model, S, (w.deepest or size) / 2)
-    trips = _decoding(columns, w.deepest or size)
+    trips = _decoding(columns, w.deepest or size, cache.pool.page if in_pages else BLOCK)
     yield Program(
         'decode' + label, programs.chunk, args, memory, '', once * w.tokens / S / columns, trips, useful=useful
     )
-    if len(engine.sizes) > 1:
+    if len(engine.sizes) > 1 and not in_pages:
         yield Program('resize' + label, programs.resized, (layers, I32((engine.sizes[1],))), memory, 'cache', once)
 
 
@@ -261,7 +267,7 @@ def _together(setting: Setting, sampler: Sampler, memory: Mapping[str, Any], pol
     args = policy, Prompts(I32((Q, P)), I32((Q,)), I32((Q,))), keys, I32((S,)), sampler.decode, F32(()), I32((S,))
     model = sampler.decode.model
     useful = work.forward(model, Q * P, P / 2) + work.forward(model, S * n, P + n / 2)
-    return Program('sample', sample, args, memory, '', 1.0, _decoding(n, n), useful=useful)
+    return Program('sample', sample, args, memory, '', 1.0, _decoding(n, n, BLOCK), useful=useful)
 
 
 # --- learning
@@ -337,7 +343,7 @@ def _depth(scope: str) -> int:
     return scope.count('while')
 
 
-def _decoding(columns: float, deepest: float):
+def _decoding(columns: float, deepest: float, block: int):
     """Of `decode/while`, and within it blocks of a cache."""
 
     def trips(loop: Instruction) -> float | None:
@@ -345,7 +351,7 @@ def _decoding(columns: float, deepest: float):
         if scope.endswith('decode/while'):
             return float(columns)
         if 'attention' in scope or 'decode/while' in scope:
-            return max(deepest / BLOCK, 1.0)
+            return max(deepest / block, 1.0)
         return None
 
     return trips

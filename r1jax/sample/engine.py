@@ -18,6 +18,10 @@ Whatever is decided here follows from counts of tokens, never from a clock: the 
 `buckets=1`, a request's answer has the same bits whatever else is asked, in any order; with more, the sizes that it passes decide
 its rounding.
 
+With a `pool`, rows hold pages (`r1jax.nn.pages`) in place of a slot's whole length. Those that wait then wait for pages, too. Where pages
+run out, the row that came last leaves: its keys move to the host, and it is put in front of those that wait, to go on as if nothing had
+been. The oldest row always has room, so all come to their end.
+
 Prompts enter all but their last token, which a slot reads as it reads every token: its first draw comes out of the step that all draws
 come from.
 
@@ -35,10 +39,12 @@ import numpy as np
 
 from r1jax import sharding
 from r1jax.sample import programs
-from r1jax.sample.programs import Chunk, Table
+from r1jax.sample.memory import InPages, InSlots
+from r1jax.sample.programs import Chunk
 from r1jax.sample.prompts import Prompts
 from r1jax.sample.request import Answer, Block, Request
 from r1jax.sample.sampler import smaller
+from r1jax.sample.seats import Seats
 from r1jax.sample.step import Decode
 
 
@@ -63,20 +69,33 @@ class Ran(NamedTuple):
 class Engine:
     """Slots that requests take in turn. Not for several threads at once."""
 
-    def __init__(self, decode: Decode, slots: int, max_prompt: int, columns: int = 32, prefill: int = 512):
+    def __init__(
+        self,
+        decode: Decode,
+        slots: int,
+        max_prompt: int,
+        columns: int = 32,
+        prefill: int = 512,
+        pool: int = 0,
+        page: int = 256,
+    ):
         """`decode.max_tokens` and `max_prompt` say how long a slot is, their sum; a request may divide it otherwise.
 
-        columns: most tokens of a chunk; prefill: tokens of prompts that are computed together, about.
-        ValueError: slots that the devices cannot share evenly.
+        columns: most tokens of a chunk; prefill: tokens of prompts that are computed together, about; pool: tokens of all pages, where rows
+        hold pages of `page` tokens each (0: a slot has memory of its own).
+        ValueError: slots that the devices cannot share evenly; a pool that cannot hold a slot's longest row, on each of them.
         """
         self.devices = sharding.ways('batch')
         if slots % self.devices:
             raise ValueError(f'{slots=} must be a multiple of the {self.devices} devices that rows are split over')
         self.size, self.columns = max_prompt + decode.max_tokens, columns
-        self.sizes = [slots, *smaller(slots, decode.buckets)]
+        memory = InPages(self.size, page, pool, columns, self.devices) if pool else InSlots(self.size)
+        self.key_words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).size
+        self.seats = Seats(memory, self.key_words)
+        kept = pool and self.devices > 1  # a row cannot move to a slot of another device than its pages'
+        self.sizes = [slots] if kept else [slots, *smaller(slots, decode.buckets)]
         self.decode = dataclasses.replace(decode, max_tokens=0, buckets=1)  # what programs depend on
         self.prompts = Prompts(self.decode, max_prompt, self.size, prefill, self.devices)
-        self.key_words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).size
         self.weights: Any = None
         self.like: programs.Shapes | None = None  # of prompts' keys; None until all is compiled
         self.ran: list[Ran] = []
@@ -89,13 +108,9 @@ class Engine:
         self.over: list[Answer] = []  # without having been in a slot, or cancelled
         self.dropped: set[Answer] = set()  # in a slot, and not wanted any more
         self.flight: _Flight | None = None
-        self._leave()
-
-    def _leave(self) -> None:
-        """Gives back the memory of the slots."""
-        self.layers: programs.Layers | None = None
-        self.owner: list[Answer | None] = []
-        self.table = Table.empty(0, self.key_words)
+        self.came = 0  # rows that took slots
+        self.left = 0  # times that one had to leave, and waited again
+        self.seats.close()
 
     # --- what a caller does
 
@@ -131,18 +146,19 @@ class Engine:
 
     def cancel(self, answer: Answer) -> None:
         """Ends an unfinished request: a later `advance` returns it, with the tokens that it has then."""
-        if answer in self.owner:
+        if answer in self.seats.owner:
             self.dropped.add(answer)
         elif answer in self.waiting:
             self.waiting.remove(answer)
-            self.prompts.forget(answer)
-            answer.why = 'cancelled'
+            if not answer.paused:
+                self.prompts.forget(answer)
+            answer.why, answer.paused = 'cancelled', None
             self.over.append(answer)
 
     @property
     def running(self) -> list[Answer]:
         """Those that have a slot, with their tokens so far."""
-        return [answer for answer in self.owner if answer]
+        return self.seats.running
 
     @property
     def unfinished(self) -> int:
@@ -162,6 +178,9 @@ class Engine:
         flight, ended = self.flight, []
         if flight:
             ended = self._wait(flight)
+            for answer in self.seats.make_room():
+                self.waiting.appendleft(answer)
+                self.left += 1
             self._start()
             self._write(flight)
         out, self.over = [*self.over, *ended], []
@@ -171,7 +190,7 @@ class Engine:
 
     def _wait(self, flight: _Flight) -> list[Answer]:
         """Waits for a chunk, and frees the slots of rows that are over."""
-        out, t = flight.out, self.table
+        out, t = flight.out, self.seats.table
         length, finished, done, tokens = map(np.array, (out.length, out.finished, out.done, out.tokens))
         new = length - flight.length
         t.last[:] = np.where(new > 0, tokens[np.arange(len(new)), new - 1], t.last)
@@ -181,7 +200,7 @@ class Engine:
             if answer and (done[slot] or answer in self.dropped):
                 answer.why = ('stop' if finished[slot] else 'limit') if done[slot] else 'cancelled'
                 self.dropped.discard(answer)
-                self.owner[slot], t.done[slot] = None, True
+                self.seats.leave(slot)
                 ended.append(answer)
         self.ran.append(Ran(len(new), int(out.steps), int(new.sum()), flight.admitted))
         return ended
@@ -208,77 +227,66 @@ class Engine:
         """Fills slots and starts a chunk; gives the slots back where nothing is left to do."""
         self.flight = None
         if not self.unfinished:
-            self._leave()
+            self.seats.close()
             return
         if not self.like:
             self._compile()
         self._fit()
         admitted = self._refill()
-        S, rows = len(self.owner), len(self.running)
+        S, rows = len(self.seats.owner), len(self.running)
         if self.waiting:
-            free = max(S // 32, 1)  # so many are worth a look of the host's
+            free = S - rows + max(S // 32, 1)  # so many more are worth a look of the host's
         else:
             free = S - max((n for n in self.sizes if n < rows), default=0)
-        before = self.table.length.copy()
-        self.layers, out = self._chunk(self.layers, self.table, free, self.columns)
-        self.flight = _Flight(out, list(self.owner), before, admitted)
+        before = self.seats.table.length.copy()
+        out = self._chunk(free, self.columns)
+        self.flight = _Flight(out, list(self.seats.owner), before, admitted)
 
-    def _chunk(self, layers, table, free, steps):
-        table = jax.tree.map(np.copy, table)  # the host goes on writing to it
-        i32 = np.int32
-        return programs.chunk(self.weights, layers, table, i32(free), i32(steps), self.decode, self.columns)
+    def _chunk(self, free: int, steps: int) -> Chunk:
+        i32, memory = np.int32, self.seats.memory
+        known = memory.seen(self.seats.table), i32(free), i32(steps)
+        memory.layers, out = programs.chunk(self.weights, memory.layers, *known, self.decode, self.columns)
+        return out
 
     def _fit(self) -> None:
         """As many slots as requests need, of the sizes that there are, moved to step by step: each step is compiled once."""
         sizes, need = self.sizes[::-1], self.unfinished
         size = next((n for n in sizes if n >= need), sizes[-1])
-        if self.layers is None:
-            self._resize(size, programs.empty(self.like, size, self.size))
-        while (now := len(self.owner)) != size:
+        if not self.seats.owner:
+            self.seats.resize(size, self.like)
+        while (now := len(self.seats.owner)) != size:
             at = sizes.index(now)
-            self._resize(sizes[at + 1 if now < size else at - 1])
-
-    def _resize(self, size: int, layers: programs.Layers | None = None) -> None:
-        """Other slots, in which those that run come first."""
-        slot = np.array([i for i, answer in enumerate(self.owner) if answer], np.int32)
-        source = np.zeros(size, np.int32)
-        source[: len(slot)] = slot
-        self.layers = layers if layers is not None else programs.resized(self.layers, source)
-        table, n = Table.empty(size, self.key_words), len(slot)
-        for field in dataclasses.fields(Table):
-            getattr(table, field.name)[:n] = getattr(self.table, field.name)[slot]
-        self.table, self.owner = table, [self.owner[i] for i in slot] + [None] * (size - n)
+            self.seats.resize(sizes[at + 1 if now < size else at - 1], self.like)
 
     def _refill(self) -> int:
         """Waiting requests take free slots, in their order; returns how many."""
-        free = [slot for slot, answer in enumerate(self.owner) if not answer]
-        count = 0
-        while free and self.waiting:
-            block = self.prompts.block(self.waiting[0], self.waiting, ahead=4 * self.sizes[0])
+        seats, count = self.seats, 0
+        while self.waiting and (slot := seats.free(self.waiting[0])) is not None:
+            if self.waiting[0].paused:
+                seats.take(slot, self.waiting.popleft())
+                count += 1
+                continue
+            new = (answer for answer in self.waiting if not answer.paused)
+            block = self.prompts.block(self.waiting[0], new, ahead=4 * self.sizes[0])
             slots, rows = [], []
-            while free and self.waiting:
+            while self.waiting and not self.waiting[0].paused:
                 answer = self.waiting[0]
-                found = self.prompts.found(answer)
-                if found is None or found[0] is not block:
+                found, slot = self.prompts.found(answer), seats.free(answer)
+                if slot is None or found is None or found[0] is not block:
                     break
-                self.waiting.popleft()
-                slots.append(free.pop(0))
+                slots.append(slot)
                 rows.append(found[1])
-                self._take(slots[-1], answer, found)
-            padding = [0] * (len(self.owner) - len(slots))
-            slot, source = (np.array(a + padding, np.int32) for a in (slots, rows))
-            self.layers = programs.admit(self.layers, block.layers, slot, source, np.int32(len(slots)))
+                self._admit(slot, self.waiting.popleft(), block, found[1])
+            seats.memory.admit(block, slots, rows, len(seats.owner))
             count += len(slots)
         return count
 
-    def _take(self, slot: int, answer: Answer, found: tuple[Block, int]) -> None:
-        """A request takes a slot; `found`: its prompt's keys."""
-        r, t = answer.request, self.table
-        self.owner[slot] = answer
-        answer.passed = (found[0].routes, found[1]) if self.decode.routes else None
-        t.key[slot], t.start[slot], t.limit[slot] = r.key, len(answer.prompt), r.limit
-        t.temperature[slot], t.drawn[slot], t.last[slot] = r.temperature, r.drawn, answer.prompt[-1]
-        t.length[slot], t.done[slot], t.top_p[slot], t.show[slot] = 0, False, r.top_p, r.show
+    def _admit(self, slot: int, answer: Answer, block: Block, row: int) -> None:
+        """A new row takes a slot; its prompt's keys are a row of a block."""
+        self.came += 1
+        answer.came = self.came
+        answer.passed = (block.routes, row) if self.decode.routes else None
+        self.seats.take(slot, answer)
         self.prompts.forget(answer)
 
     def _compile(self) -> None:
@@ -287,10 +295,8 @@ class Engine:
         """
         blocks = [self.prompts.compute([], length) for length in self.prompts.usual]
         self.like = programs.shapes(blocks[0].layers)
-        layers, none = programs.empty(self.like, self.sizes[0], self.size), np.int32(0)
         for size in self.sizes:
-            slot = np.zeros(size, np.int32)
-            layers = layers if size == self.sizes[0] else programs.resized(layers, slot)
-            for block in blocks:
-                layers = programs.admit(layers, block.layers, slot, slot, none)
-            layers, _ = self._chunk(layers, Table.empty(size, self.key_words), size, 0)
+            self.seats.resize(size, self.like)
+            self.seats.memory.compile(blocks, size)
+            self._chunk(size, 0)
+        self.seats.close()

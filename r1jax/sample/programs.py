@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 
 from r1jax import sharding
 from r1jax.config import ModelConfig
-from r1jax.nn import slots
+from r1jax.nn import pages, slots
 from r1jax.nn.cache import KV, by_layer
 from r1jax.nn.transformer import forward
 from r1jax.sample.step import Decode, Rows, Weights, step
@@ -41,6 +42,7 @@ class Table:
     done: np.ndarray  # bool[S], and where nobody is
     top_p: np.ndarray  # f32[S]
     show: np.ndarray  # bool[S]
+    pages: np.ndarray | None = None  # i32[S,M], of `r1jax.nn.pages.Pages`; None: a slot's keys stand together
 
     @classmethod
     def empty(cls, slots: int, key: int) -> Table:
@@ -48,6 +50,13 @@ class Table:
         ones, done = np.ones(slots, np.float32), np.ones(slots, bool)
         rest = done, np.ones(slots, np.float32), np.zeros(slots, bool)
         return cls(np.zeros((slots, key), np.uint32), zero(), zero(), ones, zero(), zero(), zero(), *rest)
+
+    def moved(self, slot: Sequence[int], slots: int) -> Table:
+        """So many slots, the first with the rows of slots slot[i]."""
+        out = Table.empty(slots, self.key.shape[1])
+        for new, old in zip(*map(jax.tree.leaves, (out, self)), strict=True):
+            new[: len(slot)] = old[list(slot)]
+        return out
 
 
 @jax.tree_util.register_dataclass
@@ -101,6 +110,26 @@ def empty(prompts: Shapes, slots_: int, size: int) -> Layers:
     return slots.empty(prompts, slots_, size)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def empty_pages(prompts: Shapes, count: int, size: int) -> Layers:
+    """As `empty`, so many empty pages of `size` entries."""
+    return pages.empty(prompts, count, size)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def admit_pages(
+    layers: Layers, prompts: Layers, page: jax.Array, source: jax.Array, first: jax.Array, count: jax.Array
+) -> Layers:
+    """`r1jax.nn.pages.admit`."""
+    return pages.admit(layers, prompts, page, source, first, count)
+
+
+@jax.jit
+def lifted(layers: Layers, page: jax.Array) -> Layers:
+    """`r1jax.nn.pages.lifted`."""
+    return pages.lifted(layers, page)
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def admit(layers: Layers, prompts: Layers, slot: jax.Array, source: jax.Array, count: jax.Array) -> Layers:
     """`r1jax.nn.slots.admit`."""
@@ -129,7 +158,8 @@ def chunk(
     likely = (jnp.zeros((S, columns, cfg.shown), kind) for kind in (jnp.int32, jnp.float32))
     rows = Rows(keys, *known, no, table.done, pad, zero, routes, top_p, *((table.show, *likely) if cfg.shown else ()))
     rows = jax.tree.map(lambda a: sharding.constrain(a, 'batch', *(None,) * (a.ndim - 1)), rows)
-    cache = slots.Slots(layers, jnp.where(rows.done, 0, rows.start + rows.length - 1))
+    held = rows.start + rows.length - 1
+    cache = slots.Slots(layers, held) if table.pages is None else pages.Pages(layers, jnp.asarray(table.pages), held)
 
     def going(carry):
         t, _, rows = carry
@@ -138,12 +168,12 @@ def chunk(
     def one(carry):
         t, cache, rows = carry
         cache, rows = step(cfg, weights, cache, rows, t, t)
-        return t + 1, dataclasses.replace(cache, length=jnp.where(rows.done, 0, cache.length)), rows
+        return t + 1, cache.without(rows.done), rows
 
     with jax.named_scope('decode'):
-        t, cache, rows = jax.lax.while_loop(going, one, (jnp.int32(0), cache, rows))
+        t, cache, rows = jax.lax.while_loop(going, one, (jnp.int32(0), cache.without(rows.done), rows))
     out = Chunk(
         rows.tokens, rows.logp, rows.length, rows.finished, rows.done, t, rows.routes, rows.likely, rows.likely_logp
     )
     out = jax.tree.map(lambda a: sharding.constrain(a, *(None,) * a.ndim), out)  # whole, for the host
-    return slots.placed(cache.layers), out
+    return (slots if table.pages is None else pages).placed(cache.layers), out

@@ -1,8 +1,8 @@
 """From questions to responses on the host: the sampler called with fixed shapes, whatever the number of questions.
 
 Rollouts, evaluations and collections share `Sampler`, and share its compiled programs where their shapes agree. Rows that all fit into
-its slots are sampled together (`r1jax.sample.sampler`: one call, each prompt's keys read by all its samples); more rows take the slots in
-turn (`r1jax.sample.engine`). A row is the same either way but for rounding.
+its slots are sampled together (`r1jax.sample.sampler`: one call, each prompt's keys read by all its samples); more rows, and all where the
+cache is a pool of pages, take the slots in turn (`r1jax.sample.engine`). A row is the same either way but for rounding.
 
 Axes: Q questions, G samples, B = Q·G rows (question-major), P prompt tokens, N new tokens, T = P + N, M layers with experts, k experts
 of a token.
@@ -53,6 +53,8 @@ class Sampler:
     weights: str = 'same'  # `SampleConfig.weights`
     # By the engine always, and with as many slots to the end: a row's bits depend on nothing but the row, at the price of a slower tail
     fixed: bool = False
+    pool: int = 0  # see `SampleConfig`
+    page: int = 256
 
     @classmethod
     def create(
@@ -70,7 +72,8 @@ class Sampler:
         N = max_tokens or cfg.max_tokens
         stop = (tokenizer.eos, *getattr(tokenizer, 'stops', ()))
         decode = Decode(model, N, stop, tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets, routes)
-        return cls(decode, cfg.max_prompt, samples, max(cfg.slots // samples, 1), seed, cfg.weights, fixed)
+        Q, held = max(cfg.slots // samples, 1), {'pool': cfg.pool, 'page': cfg.page}
+        return cls(decode, cfg.max_prompt, samples, Q, seed, cfg.weights, fixed, **held)
 
     @property
     def slots(self) -> int:
@@ -81,7 +84,7 @@ class Sampler:
     def engine(self) -> Engine:
         """Made when it is first needed, on the mesh that is set then."""
         decode = dataclasses.replace(self.decode, buckets=1) if self.fixed else self.decode
-        return Engine(decode, self.slots, self.max_prompt)
+        return Engine(decode, self.slots, self.max_prompt, pool=self.pool, page=self.page)
 
     def __call__(
         self,
@@ -131,7 +134,7 @@ class Sampler:
         are `separable`.
         """
         limit = np.minimum(np.broadcast_to(limit, len(question) * self.samples), self.decode.max_tokens)
-        if len(limit) <= self.slots and not self.fixed:
+        if not self._in_turn(len(limit)):
             if without:
                 raise ValueError(f'{len(limit)} rows share one batch of {self.slots} slots: none can be left out')
             yield from self._together(params, question, prompts, rollout, limit, temperature)
@@ -142,8 +145,11 @@ class Sampler:
         """Whether some of so many rows can be left out and the others still have the same bits: they take slots in turn (with `engine`,
         always), of which there are as many to the end.
         """
-        in_slots = engine or self.fixed or rows > self.slots
-        return in_slots and (self.fixed or self.decode.buckets == 1)
+        return (engine or self._in_turn(rows)) and (self.fixed or self.decode.buckets == 1)
+
+    def _in_turn(self, rows: int) -> bool:
+        """Whether so many rows take slots in turn, by the engine; else they are one batch."""
+        return self.fixed or bool(self.pool) or rows > self.slots
 
     def _policy(self, params):
         """What draws: these weights or rounded ones."""

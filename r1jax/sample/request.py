@@ -38,12 +38,22 @@ class Fresh(NamedTuple):
     likely_logp: np.ndarray | None = None  # f32[n,K]
 
 
+class Paused(NamedTuple):
+    """A row that had to leave its slot, and goes on as it would have."""
+
+    layers: programs.Layers  # of its keys, on the host: keys [1,K,H,T] and values [1,K,T,V]
+    length: int  # new tokens so far
+    last: int  # the last of them
+
+
 class Answer:
     """What is known of a request: grows by each chunk, until `why` says how it ended."""
 
     def __init__(self, request: Request, prompt: np.ndarray):
         self.request, self.prompt = request, prompt
         self.why = ''  # 'stop', 'limit' or 'cancelled'; '' while it waits or goes on
+        self.came = 0  # its number among those that took slots
+        self.paused: Paused | None = None
         self.passed: tuple[jax.Array, int] | None = (
             None  # routes of the block of its prompt and its row there, where asked for
         )
@@ -72,6 +82,11 @@ class Answer:
         )
         likely = [np.concatenate(each) for each in zip(*self._likely[at:], strict=True)]
         return Fresh(tokens, logp, *likely)
+
+    @property
+    def held(self) -> int:
+        """New tokens that are known when it takes a slot."""
+        return self.paused.length if self.paused else 0
 
     @property
     def finished(self) -> bool:
