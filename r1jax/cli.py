@@ -258,8 +258,8 @@ class Plan:
     """Change settings, such as mesh.fsdp=16 or zero.rows.per_microbatch=16."""
     tokens: Annotated[int, _arg('N', '(default: as many as it may have)')] = 0
     """Mean length of a response: lengths decide on time, and are not known before."""
-    search: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Try meshes and rows a microbatch, and rank those that fit."""
+    search: Annotated[int, _arg('N', '(default: the mesh of the recipe)')] = 0
+    """Weigh all meshes, rows a microbatch and slots by their shapes, and compile the best until N fit."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON."""
 
@@ -268,8 +268,9 @@ class Plan:
 
         os.environ['JAX_PLATFORMS'] = 'cpu'  # it compiles for chips that need not be here
         with settings.as_bad_input():
-            if self.tokens < 0:
-                raise settings.BadInput(f'--tokens {self.tokens} must be 0 or more')
+            for name, value in ('tokens', self.tokens), ('search', self.search):
+                if value < 0:
+                    raise settings.BadInput(f'--{name} {value} must be 0 or more')
             recipe = settings.load_recipe(self.experiment)
             recipe = settings.override(recipe, [each for group in self.set for each in group])
         from r1jax.plan import command

@@ -17,10 +17,10 @@ import time
 HERE = pathlib.Path(__file__).parent
 COMMANDS = {
     'zero_qwen_1_5b_lora_v5e_1': 'experiments/zero_qwen_1_5b_lora.py --topology v5e:1x1',
-    'zero_qwen_7b_v5e_16': 'experiments/zero_qwen_7b.py --topology v5e:4x4 --search',
-    'zero_qwen_7b_v5p_4': 'experiments/zero_qwen_7b.py --topology v5p:2x2x1 --search',
-    'zero_qwen_32b_v5p_32': 'experiments/zero_qwen_32b.py --topology v5p:2x4x4 --search',
-    'r1_671b_v5p_1024': 'experiments/r1_671b.py --topology v5p:8x8x16 --stage reasoning_rl --search',
+    'zero_qwen_7b_v5e_16': 'experiments/zero_qwen_7b.py --topology v5e:4x4 --search 2',
+    'zero_qwen_7b_v5p_4': 'experiments/zero_qwen_7b.py --topology v5p:2x2x1 --search 2',
+    'zero_qwen_32b_v5p_32': 'experiments/zero_qwen_32b.py --topology v5p:2x4x4 --search 2',
+    'r1_671b_v5p_512': 'experiments/r1_671b.py --topology v5p:8x8x8 --stage reasoning_rl --search 1',
 }
 
 

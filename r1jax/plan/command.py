@@ -15,7 +15,7 @@ from r1jax.plan import search as find
 from r1jax.settings import as_bad_input
 
 
-def run(recipe: Recipe, topology: str, stages: Sequence[str], mean: int, search: bool, as_json: bool) -> int:
+def run(recipe: Recipe, topology: str, stages: Sequence[str], mean: int, search: int, as_json: bool) -> int:
     """Prints the plan, and on the way to standard error what has been compiled; returns 0 if all stages fit, else 1.
 
     Raises:
@@ -33,15 +33,15 @@ def run(recipe: Recipe, topology: str, stages: Sequence[str], mean: int, search:
     def say(line):
         print(line, file=sys.stderr, flush=True)
 
-    made = searched(recipe, where, stages, mean, say) if search else plan.of(recipe, where, stages, mean, say)
+    made = searched(recipe, where, stages, mean, search, say) if search else plan.of(recipe, where, stages, mean, say)
     print(json.dumps(table.to_json(made), indent=1) if as_json else table.text(made), end='\n' if as_json else '')
     return 0 if made.fits else 1
 
 
 def searched(
-    recipe: Recipe, where: chips.Topology, stages: Sequence[str], mean: int, say: Callable[[str], None]
+    recipe: Recipe, where: chips.Topology, stages: Sequence[str], mean: int, count: int, say: Callable[[str], None]
 ) -> plan.Planned:
-    """The plan in which each stage has the best mesh that was found, with the others beside it."""
+    """The plan in which each stage has the best mesh of so many that fit, with the others beside it."""
     known: dict = {}
-    ranked = [find.best(recipe, stage, where, mean, known, say) for stage in plan.wanted(recipe, stages)]
+    ranked = [find.best(recipe, stage, where, mean, count, known, say) for stage in plan.wanted(recipe, stages)]
     return plan.Planned(recipe.name, where, mean, tuple(r[0] for r in ranked), tuple(p for r in ranked for p in r[1:]))

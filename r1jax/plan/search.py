@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,8 +23,7 @@ from r1jax.plan import StagePlan, of_stage, programs, work
 from r1jax.plan.chips import Topology
 from r1jax.settings import BadInput
 
-SHOWN = 3  # of the meshes that fit, so many are compiled
-TRIES = 6  # at most so many are compiled
+TRIES = 3  # for each mesh that is to fit, so many more may be compiled that do not
 ROOM = 0.9  # share of a chip that shapes may fill: they do not know the compiler's temporaries
 
 
@@ -42,28 +41,36 @@ def best(
     stage: Stage,
     topology: Topology,
     mean: int = 0,
+    count: int = 1,
     known: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[StagePlan]:
-    """Plans of the stage on the meshes that are quickest by their shapes, those that fit first and then by their time.
+    """Plans of the stage on the meshes that are quickest by their shapes, until `count` fit: those first, and then by their time.
 
     Raises:
       BadInput: no mesh of so many chips suits the stage's sizes.
     """
-    found = sorted(candidates(recipe, stage, topology, mean), key=lambda c: c.seconds)
+    found = sorted(candidates(recipe, stage, topology, mean), key=lambda c: (c.seconds, c.bytes))
     if not found:
         raise BadInput(f'{stage.name}: no mesh of {topology.chips} chips divides its sizes')
     room = [c for c in found if c.bytes <= ROOM * topology.chip.memory]
     say(f'{stage.name}: {len(found)} meshes and cuts, of which {len(room)} fit by their shapes')
-    order = room or sorted(found, key=lambda c: c.bytes)
+    order = _meshes_first(room) or sorted(found, key=lambda c: c.bytes)
     models = {each.name: each.model for each in recipe.stages}
     devices, plans, known = topology.devices(), [], {} if known is None else known
-    for each in order[:TRIES]:
+    for each in order[: TRIES + count]:
         say(f'{_told(each)}: by shapes {each.bytes / 1e9:.1f} GB')
         plans.append(of_stage(each.stage, each.stage.mesh, topology, devices, models, mean, known, say))
-        if sum(plan.fits for plan in plans) == SHOWN:
+        if sum(plan.fits for plan in plans) == count:
             break
     return sorted(plans, key=lambda plan: (not plan.fits, plan.loop or math.inf))
+
+
+def _meshes_first(found: Sequence[Candidate]) -> list[Candidate]:
+    """The quickest cut of each mesh, and then the other cuts."""
+    seen: set[MeshConfig] = set()
+    first = [c for c in found if c.stage.mesh not in seen and not seen.add(c.stage.mesh)]
+    return [*first, *(c for c in found if not any(c is each for each in first))]
 
 
 def _told(c: Candidate) -> str:
