@@ -22,6 +22,7 @@ from workload import emit, now
 from r1jax import sharding
 from r1jax.config import GRPO, MeshConfig, ModelConfig, OnPolicy, OptimConfig, RowConfig, SampleConfig, Stage, Stored
 from r1jax.plan import chips, hlo, programs
+from r1jax.plan.program import Setting
 from r1jax.rl import logprobs
 
 MODEL = ModelConfig(
@@ -49,7 +50,7 @@ def mesh_of(topology: str, data: int, fsdp: int, tensor: int) -> Mesh:
 def compiled(name: str, stage: Stage, mesh: Mesh):
     """A program of a stage."""
     with jax.set_mesh(mesh):
-        found = programs.of_stage(programs.Setting(stage, mesh, {}))
+        found = programs.of_stage(Setting(stage, mesh, {}))
         program = next(each for each in found if each.name == name)
         return program.fn.lower(*program.args).compile()
 

@@ -14,6 +14,7 @@ from r1jax import plan, presets, sharding
 from r1jax.cli import main
 from r1jax.config import GRPO, MeshConfig, OnPolicy, OptimConfig, RowConfig, SampleConfig, Stage
 from r1jax.plan import chips, hlo, measure, memory, programs, search, table, work
+from r1jax.plan.program import Setting
 from r1jax.settings import BadInput
 
 GPUS = chips.parse('h100:4')
@@ -63,7 +64,7 @@ def test_loops_count_as_often_as_they_run():
     def flops(batch):
         changed = dataclasses.replace(stage, source=dataclasses.replace(stage.source, batch=batch))
         with jax.set_mesh(mesh):
-            setting = programs.Setting(changed, mesh, {})
+            setting = Setting(changed, mesh, {})
             program = next(p for p in programs.of_stage(setting) if p.name == 'update')
             text = program.fn.lower(*program.args).compile().as_text()
         assert setting.work.microbatches == batch / 8

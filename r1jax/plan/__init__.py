@@ -2,9 +2,9 @@
 
     r1jax plan experiments/zero_qwen_7b.py --topology v5e:4x4
 
-In order: `chips` knows what stands where → `models` says which model each stage has, without its weights → `programs` describes what a
-stage compiles → `measure` compiles it and reads its memory, operations and collectives → `of` puts a stage together → `table` prints it.
-`search` does so for the meshes that look best by their shapes.
+In order: `chips` knows what stands where → `models` says which model each stage has, without its weights → `programs` and `sampling`
+describe what a stage compiles → `measure` compiles it and reads its memory, operations and collectives → `of` puts a stage together →
+`table` prints it. `search` does so for the meshes that look best by their shapes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax
 from r1jax import sharding
 from r1jax.checks import validate
 from r1jax.config import Collect, MeshConfig, ModelConfig, Recipe, Stage
-from r1jax.plan import measure, programs, work
+from r1jax.plan import measure, program, programs, work
 from r1jax.plan.chips import Topology, parse
 from r1jax.plan.measure import Measured
 from r1jax.plan.models import resolved
@@ -130,12 +130,12 @@ def of_stage(
     known: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> StagePlan:
-    """One stage on one mesh. `known` as in `measure.measured`."""
-    mesh = sharding.make_mesh(cfg, devices)
+    """One stage on one mesh. `known` holds what was compiled for other stages, by their mesh, and takes this."""
+    mesh, known = sharding.make_mesh(cfg, devices), {} if known is None else known
     with sharding.ruled(cfg.rules), jax.set_mesh(mesh):
-        setting = programs.Setting(stage, mesh, models, mean)
+        setting = program.Setting(stage, mesh, models, mean)
         making, amount = programs.of_stage(setting), setting.work
-        found = tuple(measure.measured(making, topology, mesh, {} if known is None else known, say))
+        found = tuple(measure.measured(making, topology, mesh, known.setdefault(cfg, {}), say))
     seconds = sum(m.calls * m.seconds for m in found)
     useful = sum(m.calls * m.useful for m in found)
     rollouts = amount.steps / amount.updates if amount.steps and amount.updates else None

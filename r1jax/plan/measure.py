@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from r1jax.plan import hlo, memory
 from r1jax.plan.chips import Topology, pace
-from r1jax.plan.programs import Making, Program
+from r1jax.plan.program import Making, Program
 
 KINDS = (
     'parameters',

@@ -14,11 +14,7 @@ Axes: M microbatches, R rows of one, T tokens of a row, S slots, A prompts, P to
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
-from collections.abc import Callable, Generator, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -31,93 +27,27 @@ from r1jax.config import (
     REWARD_MODELS,
     Collect,
     Distil,
-    Eval,
     ModelConfig,
     OnPolicy,
     RowConfig,
-    SampleConfig,
     Stage,
     stages_read,
 )
 from r1jax.nn.lora import attach
-from r1jax.nn.slots import BLOCK
 from r1jax.plan import work
 from r1jax.plan.hlo import Instruction
+from r1jax.plan.program import F32, I32, Making, Program, Setting
+from r1jax.plan.sampling import of_sampling
 from r1jax.rl import logprobs
-from r1jax.sample import Prompts, Sampler, programs, quantised, sample
-from r1jax.sample.memory import InPages
-from r1jax.sample.programs import Table
 from r1jax.train import optim
 from r1jax.train import step as compiled
 from r1jax.train.phases import longest
 from r1jax.types import Batch, TrainState
 
-I32, F32 = (functools.partial(jax.ShapeDtypeStruct, dtype=t) for t in (np.int32, np.float32))
 PER_TOKEN = {
     **dict.fromkeys(('tokens', 'position', 'segment', 'parent', 'source'), np.int32),
     **dict.fromkeys(('weight', 'advantage', 'sampler_logp', 'old_logp', 'ref_logp'), np.float32),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What is compiled once."""
-
-    name: str
-    fn: Any  # jitted
-    args: tuple
-    memory: Mapping[str, Any]  # kind -> arrays that lie in memory meanwhile, its arguments among them or not
-    gives: str = ''  # the kind of what it gives; '': what it was given, changed in place
-    calls: float = 0.0  # between two rollouts, or of a step; 0: not in the loop
-    trips: Callable[[Instruction], float | None] = lambda loop: None
-    gradients: Any = None  # what it forms gradients of
-    activations: int = 0  # bytes a chip that are kept for them, by shapes
-    useful: float = 0.0  # operations of all chips that a call cannot do without
-    settings: Any = None  # what decides on the program, besides its arguments
-
-    @property
-    def dynamic(self) -> tuple:
-        """The arguments that are no part of what is compiled."""
-        return tuple(a for i, a in enumerate(self.args) if i not in _STATIC.get(self.name.partition(' (')[0], ()))
-
-    @property
-    def key(self) -> str:
-        """Equal of programs that are compiled to the same."""
-        leaves, tree = jax.tree.flatten(self.args)
-        return repr((self.name, self.settings, tree, [_told(a) for a in leaves]))
-
-
-# Which arguments are compiled in
-_STATIC = {
-    'freeze': (1,),
-    'weights': (1,),
-    'prefill': (3,),
-    'slots': (0, 1, 2),
-    'decode': (5, 6),
-    'sample': (4,),
-    'logprobs': (0,),
-}
-
-
-def _told(a):
-    return (a.shape, a.dtype, getattr(a, 'sharding', None)) if hasattr(a, 'shape') else a
-
-
-Making = Generator[Program, Any, None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A stage with what it is planned for."""
-
-    stage: Stage  # with its model
-    mesh: Mesh
-    models: Mapping[str, ModelConfig]  # of the recipe's stages, by name
-    mean: int = 0  # tokens of a response; 0: as long as they may be
-
-    @property
-    def work(self) -> work.Work:
-        return work.of(self.stage, self.mean)
 
 
 def of_stage(setting: Setting) -> Making:
@@ -128,7 +58,7 @@ def of_stage(setting: Setting) -> Making:
     if isinstance(stage.source, Collect):
         params = compiled.described_params(model, mesh)
         yield Program('init', compiled.build_init(model, mesh), (key,), {}, 'parameters', settings=model)
-        yield from _sampling(setting, {'parameters': params}, params)
+        yield from of_sampling(setting, {'parameters': params}, params)
         return
     tx = optim.transform(stage.optim)
     offload = 'optimizer' in stage.offload
@@ -157,7 +87,7 @@ def of_stage(setting: Setting) -> Making:
     frozen += [compiled.described_params(setting.models[name], mesh, scalar=True) for name in _judges(stage)]
     memory = {'parameters': state.params, 'optimizer': state.opt_state, 'frozen': frozen}
     policy = attach(base, state.params, lora) if lora else state.params
-    yield from _sampling(setting, memory, policy)
+    yield from of_sampling(setting, memory, policy)
     yield from _learning(setting, memory, state, where, tx, base, taught, policy)
 
 
@@ -175,99 +105,6 @@ def _judges(stage: Stage) -> tuple[str, ...]:
     """The reward models that a stage asks: stages that it reads, but for those that it reads data of."""
     parts = [part for mix in (stage.source, *stage.phases) for part in getattr(mix, 'rewards', None) or ()]
     return tuple(dict.fromkeys(name for part in parts for name in stages_read(part.fn)))
-
-
-# --- sampling
-
-
-class _Stops:
-    """Stands for a tokenizer: which token ends a response changes no size."""
-
-    eos = pad = 0
-
-
-def _sampling(setting: Setting, memory: Mapping[str, Any], policy: Any) -> Making:
-    """Of the rollouts, and of the evaluation whose slots take most, if they take more than theirs."""
-    stage, model, source = setting.stage, setting.stage.model, setting.stage.source
-    most = 0
-    if isinstance(source, (OnPolicy, Collect)):
-        tokens = longest(stage) if isinstance(source, OnPolicy) else source.sample.max_tokens
-        fixed, routes = isinstance(source, Collect), isinstance(source, OnPolicy) and model.replays
-        sampler = Sampler.create(model, source.sample, source.samples, _Stops, 0, tokens, routes, fixed)
-        many = source.questions * source.samples > sampler.slots
-        turns = many or fixed or getattr(source, 'budget', 0) or sampler.pool  # as `Sampler` decides
-        most = _held(dataclasses.replace(source.sample, max_tokens=tokens))
-        yield from _drawing(setting, sampler, memory, policy, bool(turns))
-    larger = [e for e in stage.evals if isinstance(e, Eval) and e.sample and _held(e.sample) > most]
-    if larger:
-        e = max(larger, key=lambda e: _held(e.sample))
-        sampler = Sampler.create(model, e.sample, e.samples, _Stops, 0)
-        yield from _drawing(setting, sampler, memory, policy, True, f' ({e.name})')
-
-
-def _held(sample: SampleConfig) -> int:
-    """Tokens that the cache has room for."""
-    return sample.pool or sample.slots * (sample.max_prompt + sample.max_tokens)
-
-
-def _drawing(
-    setting: Setting, sampler: Sampler, memory: Mapping[str, Any], policy: Any, in_slots: bool, label=''
-) -> Making:
-    """`label` ends the names of programs that are no rollout's, and whose time does not count."""
-    memory, w = dict(memory), setting.work
-    once = 0.0 if label else 1.0
-    if sampler.weights == 'int8':
-        policy = yield Program('quantise' + label, quantised, (policy,), memory, 'decoding', once)
-        if policy is None:
-            return
-        memory['decoding'] = policy
-    if not in_slots:
-        yield _together(setting, sampler, memory, policy)
-        return
-    S, P, size = sampler.slots, sampler.max_prompt, sampler.max_prompt + sampler.decode.max_tokens
-    engine, model = sampler.engine, sampler.decode.model
-    weights = yield Program('weights' + label, programs.prepared, (policy, model), memory, 'decoding', once)
-    if weights is None:
-        return
-    memory['decoding'] = [memory.get('decoding'), weights]
-    A = engine.prompts.together(P)
-    calls, useful = once * math.ceil(w.prompts / A), work.forward(model, A * P, P / 2)
-    args = policy, I32((A, P)), I32((A,)), engine.decode
-    like = jax.eval_shape(lambda *dynamic: programs.prefill(*dynamic, engine.decode)[0], *args[:3])
-    cache = engine.seats.memory
-    empty, made = cache.empty(programs.shapes(like), S)
-    layers = yield Program('slots' + label, empty, made, memory, 'cache')
-    if layers is None:
-        return
-    memory['cache'] = layers
-    prompts = yield Program('prefill' + label, programs.prefill, args, memory, 'cache', calls, useful=useful)
-    if prompts is None:
-        return
-    memory['cache'] = [layers, prompts[0]]
-    in_pages = isinstance(cache, InPages)
-    admit, many = (programs.admit_pages, (cache.copied,) * 3) if in_pages else (programs.admit, (S,) * 2)
-    ids, parts = (*(I32((n,)) for n in many), I32(())), A * (-(-P // cache.pool.page) if in_pages else 1)
-    yield Program('admit' + label, admit, (layers, prompts[0], *ids), memory, '', calls, lambda loop: float(parts))
-    table = cache.seen(Table.empty(S, engine.key_words))
-    table = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), table)
-    columns = engine.columns
-    args = weights, layers, table, I32(()), I32(()), engine.decode, columns
-    useful = columns * work.forward(model, S, (w.deepest or size) / 2)
-    trips = _decoding(columns, w.deepest or size, cache.pool.page if in_pages else BLOCK)
-    yield Program(
-        'decode' + label, programs.chunk, args, memory, '', once * w.tokens / S / columns, trips, useful=useful
-    )
-    if len(engine.sizes) > 1 and not in_pages:
-        yield Program('resize' + label, programs.resized, (layers, I32((engine.sizes[1],))), memory, 'cache', once)
-
-
-def _together(setting: Setting, sampler: Sampler, memory: Mapping[str, Any], policy: Any) -> Program:
-    Q, S, P, n = sampler.questions, sampler.slots, sampler.max_prompt, setting.work.mean
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), S))
-    args = policy, Prompts(I32((Q, P)), I32((Q,)), I32((Q,))), keys, I32((S,)), sampler.decode, F32(()), I32((S,))
-    model = sampler.decode.model
-    useful = work.forward(model, Q * P, P / 2) + work.forward(model, S * n, P + n / 2)
-    return Program('sample', sample, args, memory, '', 1.0, _decoding(n, n, BLOCK), useful=useful)
 
 
 # --- learning
@@ -336,33 +173,12 @@ def activations(model: ModelConfig, mesh: Mesh, rows: RowConfig) -> int:
     return int(4 * tokens * model.layers * (model.width + (heads + 3 * model.hidden) / split))
 
 
-# --- how often loops run that do not know it themselves
-
-
-def _depth(scope: str) -> int:
-    return scope.count('while')
-
-
-def _decoding(columns: float, deepest: float, block: int):
-    """Of `decode/while`, and within it blocks of a cache."""
-
-    def trips(loop: Instruction) -> float | None:
-        scope = loop.scope
-        if scope.endswith('decode/while'):
-            return float(columns)
-        if 'attention' in scope or 'decode/while' in scope:
-            return max(deepest / block, 1.0)
-        return None
-
-    return trips
-
-
 def _learned(microbatches: float, chunks: float):
     """Of the loop over microbatches, and within it the head's over chunks of tokens."""
 
     def trips(loop: Instruction) -> float | None:
         if 'head' in loop.scope:
             return float(chunks)
-        return float(microbatches) if _depth(loop.scope) == 1 else None
+        return float(microbatches) if loop.scope.count('while') == 1 else None
 
     return trips

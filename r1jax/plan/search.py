@@ -19,7 +19,7 @@ from r1jax import sharding
 from r1jax.checks.models import split
 from r1jax.config import DPO, GRPO, Collect, Eval, MeshConfig, ModelConfig, OnPolicy, Recipe, Stage
 from r1jax.nn import transformer
-from r1jax.plan import StagePlan, of_stage, programs, work
+from r1jax.plan import StagePlan, of_stage, program, work
 from r1jax.plan.chips import Topology
 from r1jax.settings import BadInput
 
@@ -87,7 +87,7 @@ def candidates(recipe: Recipe, stage: Stage, topology: Topology, mean: int = 0) 
     shapes = _Shapes(stage, models)
     for cfg in meshes(stage.model, topology, stage.rows.length if stage.rows else 1, (stage.mesh or recipe.mesh)):
         for changed in _cuts(stage, cfg):
-            setting = programs.Setting(changed, None, models, mean)
+            setting = program.Setting(changed, None, models, mean)
             yield Candidate(changed, shapes.bytes(changed, cfg), shapes.seconds(changed, cfg, topology, setting.work))
 
 
@@ -186,7 +186,7 @@ class _Shapes:
             sample = source.sample
             size = sample.max_prompt + max(sample.max_tokens, *(p.max_tokens or 0 for p in stage.phases), 0)
             fullest += (2 if m.dtype == 'bfloat16' else 4) * self.weights(cfg, whole=True)
-            fullest += self.cache(sample.slots, size, cfg)
+            fullest += self.cache(1, sample.pool, cfg) if sample.pool else self.cache(sample.slots, size, cfg)
         if stage.rows:
             tokens = stage.rows.per_microbatch * stage.rows.length / cfg.ways('batch', 'length')
             kept = 4 * tokens * m.width * m.layers
