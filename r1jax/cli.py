@@ -466,10 +466,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Failed as error:
         print(f'r1jax: failed: {"; ".join(filter(None, (str(error), command.afterwards)))}', file=sys.stderr)
         status, why = 1, f'failed: {error}'
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
         who = ' '.join(filter(None, ('r1jax:', distributed.name(), 'failed')))
-        print('; '.join(filter(None, (who, command.afterwards))), file=sys.stderr)
+        print('; '.join(filter(None, (who, distributed.blame(error), command.afterwards))), file=sys.stderr)
         status, why = 1, f'failed:\n{traceback.format_exc()}'
     else:
         return 0

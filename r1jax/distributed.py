@@ -202,28 +202,45 @@ def name() -> str:
 # --- what processes tell each other
 
 
+class Gone(RuntimeError):
+    """Another process has ended. Not of the kinds of error that bad input is."""
+
+
 def exchange(value: T) -> list[T]:
-    """What each process gave, in their order. All have to call this, in the same order as everything else that they do together."""
+    """What each process gave, in their order. All have to call this, in the same order as everything else that they do together.
+
+    Raises:
+      Gone: one of them cannot, since it has ended.
+    """
     if not _many or _alone:
         return [value]
+    data = pickle.dumps(value)
+    try:
+        # A process may have much to do before it comes here: the runtime waits, and says so at once where one has died. Collectives of
+        # devices have time limits of their own
+        _client().wait_at_barrier(f'r1jax/{next(_meetings)}', _PATIENCE)
+        rows = _gathered(data)
+    except Exception as error:
+        raise Gone(f'{name()} waits in vain for the others: {error}') from error
+    return [pickle.loads(row) for row in rows]
+
+
+def _gathered(data: bytes) -> list[bytes]:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    data = np.frombuffer(pickle.dumps(value), np.uint8)
-    # A process may have much to do before it comes here: the runtime waits, and says so at once where one has died. Collectives of devices
-    # have time limits of their own
-    _client().wait_at_barrier(f'r1jax/{next(_meetings)}', _PATIENCE)
     head = np.zeros(_HEAD, np.uint8)  # the size, and what is small
-    head[:8] = np.frombuffer(np.int64(len(data)).tobytes(), np.uint8)
-    head[8 : 8 + len(data)] = data[: _HEAD - 8]
+    raw = np.frombuffer(data, np.uint8)
+    head[:8] = np.frombuffer(np.int64(len(raw)).tobytes(), np.uint8)
+    head[8 : 8 + len(raw)] = raw[: _HEAD - 8]
     heads = multihost_utils.process_allgather(head)
     sizes = [int.from_bytes(row[:8].tobytes(), sys.byteorder) for row in heads]
     rows = heads[:, 8:]
     if max(sizes) > rows.shape[1]:
         padded = np.zeros(1 << (max(sizes) - 1).bit_length(), np.uint8)  # of few sizes: each is compiled once
-        padded[: len(data)] = data
+        padded[: len(raw)] = raw
         rows = multihost_utils.process_allgather(padded)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
 def told(make: Callable[[], T]) -> T:
@@ -315,6 +332,15 @@ def _read_mark(mark: str) -> str | None:
 
 
 # --- the end
+
+
+def blame(error: Exception) -> str:
+    """Whom to ask where an error is only that another process is gone; '' where it is not."""
+    if _many and (
+        isinstance(error, Gone) or any(word in str(error) for word in ('Gloo', 'NCCL', 'by peer', 'UNAVAILABLE'))
+    ):
+        return 'another process has ended, and its own log says why'
+    return ''
 
 
 def fail(text: str, status: int) -> None:
