@@ -59,18 +59,18 @@ def test_a_reference_waits_in_the_host_s_memory_and_comes_back():
 
 
 def test_layers_inputs_wait_in_the_host_s_memory():
-    """One transfer there and one back a layer, in the scan's body; the gradient is that without."""
+    """The inputs of all layers [L,B,T,D] do, between the passes; the gradient is that without."""
     rows, params = jnp.arange(24).reshape(2, 12) % MODEL.vocab, params_of()
 
     def grad(remat):
         cfg = dataclasses.replace(MODEL, remat=remat)
-        return jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(full_logits(cfg, p, rows))))).lower(params)
+        fn = jax.grad(lambda p: jnp.sum(jnp.sin(full_logits(cfg, p, rows))))
+        return str(jax.make_jaxpr(fn)(params)), jax.jit(fn)(params)
 
-    full, waiting = grad('full'), grad('offload')
-    told = 'annotate_device_placement'
-    assert told not in full.as_text() and waiting.as_text().count(f'@{told}') >= 2
-    for a, b in zip(*(jax.tree.leaves(each.compile()(params)) for each in (full, waiting)), strict=True):
-        assert jnp.linalg.norm(a - b) <= 1e-5 * jnp.linalg.norm(a)
+    (full, a), (waiting, b) = grad('full'), grad('offload')
+    assert '<host>' not in full and f'<host>[{MODEL.layers},2,12,{MODEL.width}]' in waiting
+    for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+        assert jnp.linalg.norm(x - y) <= 1e-5 * jnp.linalg.norm(x)
 
 
 def test_devices_without_the_host_s_memory_are_named():
