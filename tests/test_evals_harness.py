@@ -27,7 +27,7 @@ def test_likelihoods_are_those_of_a_full_pass():
     logp = np.asarray(jax.nn.log_softmax(full_logits(MODEL, params, rows)))
     # one that is what the model would say
     sequences[1][-1], asked[1] = int(logp[1, 7].argmax()), 1
-    with jax.set_mesh(sharding.make_mesh(MeshConfig(data=2))):
+    with jax.set_mesh(sharding.make_mesh(MeshConfig())):
         found = likelihoods(MODEL, params, sequences, asked, tokens=200)
     for i, (ids, n) in enumerate(zip(sequences, asked, strict=True)):
         places = np.arange(len(ids) - 1 - n, len(ids) - 1)
