@@ -9,8 +9,10 @@ import pytest
 from tables import lines
 
 from r1jax.cli import main
-from r1jax.evals import winrate
+from r1jax.evals import judging, winrate
 from r1jax.evals.judging import figures, said
+from r1jax.evals.protocol import Grading
+from r1jax.types import Problem, Response
 
 N = 200
 
@@ -140,6 +142,22 @@ def test_a_judge_sees_what_a_user_is_shown():
     rows = [[line(i % 3 / 2, '<think>' + 'x' * i + '</think>' + 'y' * (i + 1))] for i in range(12)]
     found = figures(rows)
     assert found['win_rate'] == 0.5 and found['length_of_model'] == 6.5 and 0 < found['length_controlled'] < 1
+
+
+def test_a_judge_behind_an_endpoint_grades_beside_what_goes_on(tmp_path, endpoint):
+    parts = judging.parts(endpoint().base_url, 'm', '', tmp_path / 'out')
+    problem = Problem(0, 'How much is 2+2?', '4 is good')
+
+    def graded(asked, texts):
+        grading = Grading(parts[asked], pool=None)
+        later = [grading.submit(problem, Response(text, 9, True)) for text in texts]
+        values = [each.result().value for each in later]
+        grading.close()
+        return values
+
+    assert graded('reference', ['so 4 is good', '<think>4 is good</think> 5', '<think>4 is good']) == [1, 0, 0]
+    better = graded('pairwise', ['very good good good', 'bad', '<think>good good good</think>bad', '<think>good'])
+    assert better == [1, 0.25, 0.25, 0] and endpoint.bodies[0]['temperature'] == 0
 
 
 @pytest.mark.reference

@@ -53,6 +53,7 @@ class Preference:
 def parts(url: str, model: str, key_variable: str, folder: Path) -> Mapping[str, Part]:
     """How a judge behind an OpenAI-compatible endpoint grades, by what it is asked: 'reference', 'pairwise'."""
     judge = Judge(Endpoint(model, url, key_variable, temperature=0.0), str(folder / ANSWERS))
+    judge.answers.spent()  # the file is open before threads ask
     return {
         'reference': Part('accuracy', Reference(judge, read=said)),
         'pairwise': Part('preference', Preference(Pairwise(judge, votes=2))),
