@@ -72,7 +72,7 @@ class Scripted:
         self._live, self.prompts = set(), []
 
     def submit(self, job):
-        self.prompts.append(self._tokenizer.decode(job.request.prompt))
+        self.prompts.append(self._tokenizer.decode(job.request.prompt[-1000:]))
         ids = self._tokenizer.encode(self._answer(self.prompts[-1], len(self.prompts) - 1))
         self._live.add(job)
         threading.Thread(
@@ -91,13 +91,13 @@ class Scripted:
         self._live.discard(job)
 
 
-def scripted(answer, seconds=0.0):
+def scripted(answer, seconds=0.0, size=2000):
     """What can be served without a model."""
     own = tokenizer()
     config = ModelConfig(
         vocab=own.vocab_size, layers=1, width=8, heads=1, kv_heads=1, head_dim=8, hidden=8, context=2000
     )
-    return model.Served(NAME, 'a script', config, own, Scripted(own, answer, seconds), 0.6, 0.95)
+    return model.Served(NAME, 'a script', config, own, Scripted(own, answer, seconds, size), 0.6, 0.95)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
 """The server over a real socket: OpenAI's own client, and clients that behave badly."""
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -380,4 +383,65 @@ def test_the_end_leaves_time_and_then_cuts(served):
         if b'[DONE]' not in out:  # else the answer was faster
             last = json.loads(out.rpartition(b'data: ')[2].partition(b'\n')[0])
             assert last['error']['code'] == 'shutdown'
+        idle(server)
+
+
+def test_a_device_that_has_failed_for_good_is_told_of(served, tmp_path, monkeypatch):
+    from r1jax.sample import programs
+
+    own = serving.load(serving.folder(tmp_path / 'm'))
+    with serving.server(own) as server:
+        monkeypatch.setattr(programs, 'chunk', lambda *_: 1 / 0)
+        for _ in range(3):
+            with pytest.raises(openai.InternalServerError):
+                client(server).chat.completions.create(**GREEDY, max_tokens=5)
+        reply = raw(server, request('/health', method='GET'))
+        assert status(reply) == 503 and 'restart' in payload(reply)['error']['message']
+        with pytest.raises(openai.InternalServerError) as error:
+            client(server).chat.completions.create(**GREEDY)
+        assert error.value.status_code == 503
+
+
+def test_a_client_that_does_not_read_is_cut():
+    """Eight answers begin with a megabyte each, and nobody takes them off the wire."""
+    with serving.server(serving.scripted(lambda *_: 'x', size=2_000_000), Limits(stall=1.0)) as server:
+        body = {'model': NAME, 'prompt': 'a' * 1_000_000, 'echo': True, 'n': 8, 'stream': True, 'max_tokens': 1}
+        with socket.create_connection((server.host, server.port)) as s:
+            s.sendall(request('/v1/completions', body))
+            assert s.recv(100)
+            connections = server.server_state.connections
+            end = time.monotonic() + 60
+            while connections or server.service_of_test.open:
+                assert time.monotonic() < end
+                time.sleep(0.05)
         assert not server.service_of_test.admitted
+
+
+def test_a_missing_extra_is_told_with_the_command(monkeypatch, capsys, tmp_path):
+    import r1jax.serve
+    from r1jax.cli import main
+
+    monkeypatch.delattr(r1jax.serve, 'run', raising=False)
+    for name in ('run', 'server'):
+        monkeypatch.delitem(sys.modules, f'r1jax.serve.{name}', raising=False)
+    monkeypatch.setitem(sys.modules, 'uvicorn', None)
+    assert main(['serve', str(tmp_path)]) == 2
+    assert "pip install 'r1jax[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_ends_at_sigterm_with_what_runs(tmp_path):
+    folder = serving.folder(tmp_path / 'm')
+    command = [sys.executable, '-m', 'r1jax', 'serve', folder, '--port', '0', '--slots', '2', '--name', NAME]
+    with subprocess.Popen([*command, '--grace', '20'], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = next(line.split()[0] for line in process.stdout if line.startswith('http'))
+            ai = openai.OpenAI(base_url=url, api_key='none', max_retries=0)
+            wanted = {**GREEDY, 'temperature': 1, 'seed': 1, 'max_tokens': 90, 'stream': True}
+            events = iter(ai.chat.completions.create(**wanted))
+            next(events)
+            process.send_signal(signal.SIGTERM)
+            assert joined(events)[1] == {0: 'length'}
+            assert process.wait(60) == 0 and process.stdout.read().endswith('stopped\n')
+        finally:
+            process.kill()

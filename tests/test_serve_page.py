@@ -13,7 +13,20 @@ ANSWER = 'The sum is 3.\n\n<script>document.title = "taken"</script> 你好'
 pytestmark = [pytest.mark.slow, browser.needs_chromium]
 
 
+WAYS = (
+    ('17 * 24 = 17 * 20 + 17 * 4.\n17 * 20 = 340 and 17 * 4 = 68.\n340 + 68 = 408.', '17 * 24 = 408.'),
+    (
+        'Split 24 into 25 - 1.\n17 * 25 = 425.\nWait, then one 17 less: 425 - 17 = 408.',
+        'It is 408: 17 * 25 is 425, and 17 less is 408.',
+    ),
+    ('20 * 24 = 480, and 3 * 24 = 72 too many.\n480 - 72 = 408.', '408'),
+)
+
+
 def answer(prompt, number):
+    if '17 * 24' in prompt:
+        thought, said = WAYS[number % 3]
+        return f'<think>\n{thought}\n</think>\n\n{said}'
     if 'slowly' in prompt:
         return '<think>' + 'on and on ' * 150
     return f'<think>\n{THOUGHT}\n</think>\n\n{ANSWER} ({number})'
@@ -80,9 +93,10 @@ def test_a_reply_streams_its_thinking_folds_and_nothing_in_it_runs(page):
 def test_samples_stand_side_by_side_and_one_is_taken_on(page, served):
     page.js("document.querySelector('#options').open = true, document.querySelector('#n').value = 3")
     page.js("document.querySelector('#system').value = 'Be brief', document.querySelector('#text').focus()")
-    ask(page, 'What is 1 + 2?')
+    ask(page, 'What is 17 * 24?')
     over(page, 3)
-    assert sorted(each[-2] for each in texts(page, '.sample > .said')) == ['0', '1', '2']
+    assert texts(page, '.sample > .said') == [said for _, said in WAYS]
+    page.js("document.querySelector('.sample:nth-of-type(2) .thought').open = true")
     boxes = page.js("[...document.querySelectorAll('.sample')].map(e => [e.offsetLeft, e.offsetTop])")
     assert len({top for _, top in boxes}) == 1 and len({left for left, _ in boxes}) == 3
     picture(page, 'serve_light')
@@ -98,7 +112,7 @@ def test_samples_stand_side_by_side_and_one_is_taken_on(page, served):
     over(page, 4)
     last = served.worker.prompts[-1]
     assert last.startswith('system: Be brief') and last.endswith('assistant: ') and said in last
-    assert not any(other in last for other in texts(page, '.sample > .said')[::2][:2])
+    assert WAYS[0][1] not in last
     page.size(420, 800)  # a telephone
     assert (
         len({left for left, _ in page.js("[...document.querySelectorAll('.sample')].map(e => [e.offsetLeft, 0])")}) == 1

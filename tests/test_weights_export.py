@@ -208,8 +208,11 @@ def test_a_preset_starts_from_random_weights(tmp_path, monkeypatch):
     recipe = dataclasses.replace(recipe, stages=recipe.stages[:1])
     summary = stage.run(recipe, str(tmp_path / 'run'))
     assert summary['stages']['base']['steps'] == 1
-    held = restore.restore(str(tmp_path / 'run')).source
-    assert held.config == smallest.MODEL
+    found = restore.restore(str(tmp_path / 'run'))
+    held = found.source
+    assert held.config == smallest.MODEL and restore.chat_template(found) == chat.R1_ZERO
+    half = restore.params(found, sharding.make_mesh(MeshConfig(fsdp=2)), 'bfloat16')
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype('bfloat16')), half, held.params)
     export.write(str(tmp_path / 'out'), held)
     tokenizer = weights.load(str(tmp_path / 'out')).tokenizer  # SentencePiece, in the other library's form
     theirs = SentencePiece(tmp_path / 'run' / 'tokenizer.model')

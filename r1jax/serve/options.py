@@ -16,7 +16,7 @@ class Limits:
     """Answers that may wait for a slot; more are refused (429)."""
     per_key: int = 0
     """Answers that one API key may have running or waiting (0: any number)."""
-    body: int = 4 * 2**20
+    body: int = 2 * 2**20
     """Bytes of a request's body (413)."""
     body_seconds: float = 10.0
     """For a client to send its headers, and again its body (408)."""
