@@ -11,10 +11,10 @@ tested against plain computations in tests/.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import pathlib
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import branches
@@ -23,7 +23,6 @@ from workload import emit
 
 from r1jax import checks, weights
 from r1jax.config import ModelConfig, Recipe, Stage
-from r1jax.settings import load_recipe
 from r1jax.train.log import read
 
 # what is compared: name -> (on, off), each a pair of settings of the stage's model, source, sampling, loss and rows; {}: the
@@ -79,33 +78,27 @@ def gaps(path: pathlib.Path, stage: str) -> dict[str, float]:
 
 def compared(on: dict[int, dict], off: dict[int, dict]) -> dict[str, Any]:
     """Two settings' evaluations at the end, seed -> EVAL: each with its interval, and whether they agree over the seeds."""
-    differences = [on[s]['pass@1'] - off[s]['pass@1'] for s in on]
-    n, mean = len(differences), statistics.mean(differences)
-    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5
     shown = {
         side: [[round(x, 4) for x in (each['pass@1'], *each['pass@1_ci'])] for each in end.values()]
         for side, end in (('on', on), ('off', off))
     }
-    return shown | {'difference': [mean, mean - half, mean + half], 'agree': bool(mean - half <= 0 <= mean + half)}
+    return shown | difference([on[s]['pass@1'] - off[s]['pass@1'] for s in on])
+
+
+def difference(differences: Sequence[float]) -> dict[str, Any]:
+    """The mean of differences, one a seed, with its 95 % interval (Student's t), and whether that holds 0."""
+    n, mean = len(differences), statistics.mean(differences)
+    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5
+    return {'difference': [mean, mean - half, mean + half], 'agree': bool(mean - half <= 0 <= mean + half)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('workdir', type=pathlib.Path, help='where the runs are kept; finished ones are not run again')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--experiment', default='experiments/tiny_zero.py')
+    parser = branches.parser(__doc__)
     parser.add_argument(
         '--settings', nargs='+', choices=list(SETTINGS), default=list(SETTINGS), metavar='NAME', help='(default: all)'
     )
-    parser.add_argument('--steps', type=int, default=0, help='of the RL stage (default: as the experiment says)')
-    args = parser.parse_args()
-    if len(args.seeds) < 2:
-        parser.error(f'--seeds {args.seeds}: an interval over seeds needs two')
-    recipe = load_recipe(args.experiment)
+    args, recipe = branches.asked(parser)
     last = recipe.stages[-1]
-    recipe = dataclasses.replace(
-        recipe, stages=(*recipe.stages[:-1], dataclasses.replace(last, steps=args.steps or last.steps))
-    )
     kinds = [change for pair in SETTINGS.values() for change in pair]
     names = {repr(change): f'run{kinds.index(change)}' for change in kinds}  # equal settings are one run
     wanted = [change for name in args.settings for change in SETTINGS[name]]

@@ -16,8 +16,6 @@ the mean number of samples that a rollout leaves unfinished; `capped`, the share
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import pathlib
 import statistics
 from typing import Any
@@ -26,7 +24,6 @@ import branches
 from agreement import changed, compared
 from workload import emit
 
-from r1jax.settings import load_recipe
 from r1jax.train.log import read
 
 
@@ -42,38 +39,27 @@ def costs(paths: list[pathlib.Path], stage: str, samples: int) -> dict[str, Any]
         'step_s': [round(statistics.median(seconds), 3), round(max(seconds), 3)],
         'groups': [round(statistics.mean(groups), 2), min(groups)],
     }
-    if 'rollout/carried' in lines[0]:
+    if 'rollout/staleness' in lines[0]:
         most = [m['rollout/staleness_max'] for m in rollouts]
         mean = statistics.mean(m['rollout/staleness'] for m in rollouts)
         out['staleness'] = [round(mean, 3), round(statistics.mean(most), 2), max(most)]
+    if 'policy/importance_capped' in lines[0]:
         out['capped'] = round(statistics.mean(m['policy/importance_capped'] for m in lines), 4)
+    if 'rollout/carried' in lines[0]:
         out['carried'] = round(statistics.mean(m['rollout/carried'] for m in rollouts), 1)
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('workdir', type=pathlib.Path, help='where the runs are kept; finished ones are not run again')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser = branches.parser(__doc__)
     parser.add_argument('--budgets', type=int, nargs='+', default=[48, 16], help='tokens of a sample in a rollout')
-    parser.add_argument('--experiment', default='experiments/tiny_zero.py')
-    parser.add_argument('--steps', type=int, default=0, help='of the RL stage (default: as the experiment says)')
-    args = parser.parse_args()
-    if len(args.seeds) < 2:
-        parser.error(f'--seeds {args.seeds}: an interval over seeds needs two')
-    recipe = load_recipe(args.experiment)
+    args, recipe = branches.asked(parser)
     last = recipe.stages[-1]
-    last = dataclasses.replace(last, steps=args.steps or last.steps)
     kinds = {'whole': last} | {
         f'budget{n}': changed(last, None, {'source': {'budget': n}, 'loss': {'importance_cap': 2.0}})
         for n in args.budgets
     }
-    ends: dict[str, dict[int, dict]] = {}
-    for seed in args.seeds:
-        for name, entry in branches.run(
-            args.workdir / f'seed{seed}', dataclasses.replace(recipe, seed=seed), kinds
-        ).items():
-            ends.setdefault(name, {})[seed] = entry['after']
+    ends = branches.by_seed(args.workdir, recipe, args.seeds, kinds)
     cost = {
         name: costs([args.workdir / f'seed{seed}' / name for seed in args.seeds], last.name, last.source.samples)
         for name in kinds

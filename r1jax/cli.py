@@ -64,6 +64,8 @@ class Run:
     """Change settings, such as zero.optim.learning_rate=1e-4 or mesh.data=8."""
     seed: Annotated[int | None, _arg('N')] = None
     """The recipe's seed, as --set seed=N."""
+    profile: Annotated[str | None, _arg('STEP', '(or STAGE:STEP)')] = None
+    """Trace this optimizer step into DIR/profile, for XProf, TensorBoard and Perfetto."""
     coordinator: Annotated[str | None, _arg('HOST:PORT', '(default: found, under TPU pods, GKE and SLURM)')] = None
     """Of several processes started by hand: where the first one is, on a free port."""
     processes: Annotated[int | None, _arg('N')] = None
@@ -86,7 +88,8 @@ class Run:
 
         from r1jax.train import stage
 
-        stage.run(recipe, self.workdir or Path('runs', recipe.name), stage=self.stage, first=self.first)
+        workdir = self.workdir or Path('runs', recipe.name)
+        stage.run(recipe, workdir, stage=self.stage, first=self.first, profile=self.profile)
 
 
 @dataclasses.dataclass(frozen=True)

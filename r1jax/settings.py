@@ -164,7 +164,8 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
 
     A path begins with a stage's name, or with a field of the recipe (`recipe.FIELD`, or just `FIELD` if no stage has
     that name). An element of a tuple is found by its name or its index. Values are read as the field's annotation says:
-    `3e-4`, `true`, `none`, a choice of a Literal, `4,8` for a tuple.
+    `3e-4`, `true`, `none`, a choice of a Literal, `4,8` for a tuple. Where there is None, a dataclass is made of its fields if those
+    without a default are given.
 
     Raises:
       BadInput: an unknown field (the message has the nearest), a value of the wrong type or that a dataclass refuses,
@@ -223,8 +224,31 @@ def _apply(tree: Mapping[str, Any] | str, value: Any, path: str, hint: Any = Non
             i = labels.index(name) if name in labels else int(name)
             items[i] = _apply(below, items[i], join(path, labels[i]))
         return tuple(items)
+    if value is None and (made := _made(tree, path, hint)) is not None:
+        return made
     why = 'is None here: give it a value in the experiment' if value is None else f'is {_describe(value)}'
     raise BadInput(f'{join(path, next(iter(tree)))} cannot be set: {path} {why}')
+
+
+def _made(tree: Mapping[str, Any], path: str, hint: Any) -> Any:
+    """The dataclass that a field may hold, of the tree's assignments; None where there is none, or several, or they lack a value."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = [member for member in members if dataclasses.is_dataclass(member)]
+    if len(kinds) != 1:
+        return None
+    fields = {field.name: field for field in dataclasses.fields(kinds[0])}
+    absent = dataclasses.MISSING
+    if any(f.default is absent and f.default_factory is absent and name not in tree for name, f in fields.items()):
+        return None
+    if unknown := next((name for name in tree if name not in fields), None):
+        raise _unknown(path, unknown, fields)
+    hints = typing.get_type_hints(kinds[0])
+    try:
+        return kinds[0](**{name: _apply(below, None, join(path, name), hints[name]) for name, below in tree.items()})
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(f'{path}: {error}') from error
 
 
 def _read(text: str, value: Any, path: str, hint: Any) -> Any:

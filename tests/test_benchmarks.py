@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: the floor's arithmetic, and a step that samples the lengths that were asked for."""
 
 import dataclasses
+import gzip
 import html
 import json
 import pathlib
@@ -14,6 +15,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
 import agreement
+import apart
 import grpo_step
 import long
 import partial
@@ -123,10 +125,39 @@ def test_what_partial_rollouts_cost_is_read_from_their_metrics(tmp_path):
         'capped': 0.1,
         'carried': 6,
     }
-    whole = [{k: v for k, v in line.items() if k.split('/')[-1] not in ('drawn', 'carried')} for line in lines]
+    whole = [
+        {k: v for k, v in line.items() if k.split('/')[-1] not in ('drawn', 'carried', 'staleness', 'staleness_max')}
+        for line in lines
+    ]
     (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, whole)))
     seen = partial.costs([tmp_path], 'zero', samples=4)  # drawn is what was graded: 60, 20 and 40
     assert seen['sampled_per_s'] == round(40 / 3) and 'staleness' not in seen
+
+
+def test_overlap_is_when_both_groups_compute(tmp_path):
+    def event(start, end, device, **args):
+        return {
+            'ph': 'X',
+            'ts': start * 1e6,
+            'dur': (end - start) * 1e6,
+            'name': 'dot',
+            'args': {'device_ordinal': str(device), **args},
+        }
+
+    spans = [(0, 2, 1), (1, 3, 2), (5, 6, 0), (2.5, 5.5, 4), (7, 8, 7)]
+    events = [event(*span, hlo_op='dot') for span in spans] + [event(0, 9, 5)]  # the last is no operation
+    folder = tmp_path / 'plugins' / 'profile' / 'now'
+    folder.mkdir(parents=True)
+    (folder / 'host.xplane.pb').write_bytes(b'')
+    with gzip.open(folder / 'perfetto_trace.json.gz', 'wt') as file:
+        json.dump({'traceEvents': [*events, {'ph': 'M', 'name': 'process_name'}]}, file)
+    assert apart.overlap(tmp_path) == {'train_s': 4.0, 'sample_s': 4.0, 'both_s': 1.0}
+
+
+def test_a_curve_is_the_mean_reward_of_each_quarter(tmp_path):
+    lines = [{'stage': 'zero', 'step': i + 1, 'reward/mean': float(i)} for i in range(10)]
+    (tmp_path / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    assert apart.curve(tmp_path, 'zero') == [0.5, 3.0, 6.0, 8.5]
 
 
 def test_settings_agree_where_the_interval_of_their_difference_holds_0():

@@ -39,7 +39,7 @@ DOORS = {  # outside package -> the only file (few: the only ones) that imports 
     'yaml': 'data/rows.py',
 }
 
-_NN = {'types', 'config', 'sharding'}
+_NN = {'types', 'config', 'sharding', 'resharding'}
 _TOP = {'distributed', 'pulse', 'settings', 'checks', 'presets', 'record', 'workdir'}
 ROOMS = {  # room -> rooms it may import from, besides itself
     'types': {'arrays'},  # lazily: device values bring jax
@@ -49,6 +49,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'presets_moe': {'config'},
     'algorithms': {'config'},
     'sharding': {'types', 'config'},
+    'resharding': {'config', 'sharding'},
     'nn': _NN,
     'rl': {*_NN, 'nn'},
     'sample': {*_NN, 'nn'},

@@ -12,7 +12,7 @@ from tiny import MODEL
 
 from r1jax import plan, presets, sharding
 from r1jax.cli import main
-from r1jax.config import GRPO, MeshConfig, OnPolicy, OptimConfig, RowConfig, SampleConfig, Stage
+from r1jax.config import GRPO, MeshConfig, OnPolicy, OptimConfig, RowConfig, SampleConfig, Split, Stage
 from r1jax.plan import chips, hlo, measure, memory, programs, search, table, work
 from r1jax.plan.program import Setting
 from r1jax.settings import BadInput
@@ -38,6 +38,19 @@ def test_shapes_and_compiler_agree(planned):
     assert update.bytes['parameters'] == update.bytes['gradients'] == memory.on_chip(state.params)
     assert update.bytes['optimizer'] == memory.on_chip(state.opt_state)
     assert update.total == sum(update.bytes.values()) == stage.peak.total and planned.fits
+
+
+@pytest.mark.parametrize('change', [{'sample.mesh': MeshConfig(data=4)}, {'split': Split(MeshConfig(data=4), 0)}])
+def test_other_layouts_for_sampling_are_refused(change):
+    recipe = dataclasses.replace(plan.resolved(smallest.recipe()), mesh=MeshConfig(fsdp=4))
+    base, zero = recipe.stages
+    source = dataclasses.replace(zero.source, split=change.get('split'))
+    source = dataclasses.replace(source, sample=dataclasses.replace(source.sample, mesh=change.get('sample.mesh')))
+    recipe = dataclasses.replace(recipe, stages=(base, dataclasses.replace(zero, source=source)))
+    with pytest.raises(
+        BadInput, match=r'zero\.source\.\w+(\.mesh)? has another layout than the stage, and a plan has one: --set'
+    ):
+        plan.of(recipe, chips.parse('h100:4' if 'sample.mesh' in change else 'h100:8'), ['zero'])
 
 
 def test_what_a_step_does_is_at_least_what_it_must(planned):

@@ -18,7 +18,7 @@ from r1jax.checks import validate
 from r1jax.config import GRPO, NLL
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput, Failed
-from r1jax.train import loop, stage
+from r1jax.train import drawer, loop, stage
 from r1jax.train.log import read
 from r1jax.train.spikes import LEAST, Judge
 
@@ -149,7 +149,7 @@ def test_a_signal_in_a_rollout_does_not_wait_for_it(tmp_path, monkeypatch):
     )
     one = dataclasses.replace(two, stages=(zero,))
     stage.run(one, str(tmp_path / 'whole'))
-    real, asked = loop.OnPolicySource._finish, []
+    real, asked = drawer.Drawer._finish, []
 
     def finish(self, *args):
         asked.append(1)
@@ -159,7 +159,7 @@ def test_a_signal_in_a_rollout_does_not_wait_for_it(tmp_path, monkeypatch):
         real(self, *args)
 
     with monkeypatch.context() as m:
-        m.setattr(loop.OnPolicySource, '_finish', finish)
+        m.setattr(drawer.Drawer, '_finish', finish)
         began = time.monotonic()
         with pytest.raises(stage.Stopped) as stopped:
             stage.run(one, str(tmp_path / 'told'))

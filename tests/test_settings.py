@@ -8,7 +8,7 @@ import pathlib
 import pytest
 import toy
 
-from r1jax.config import Part, Recipe, Stored
+from r1jax.config import MeshConfig, Part, Recipe, Split, Stored
 from r1jax.record import difference, to_json
 from r1jax.settings import BadInput, as_bad_input, chosen, load_recipe, override
 
@@ -181,6 +181,21 @@ def test_a_wrong_override_says_what_would_be_right(assignments, message):
         override(RECIPE, assignments.split())
     assert str(error.value).startswith(message)
     assert '\n' not in str(error.value)
+
+
+def test_where_there_is_none_a_dataclass_is_made_of_its_fields():
+    path = 'zero.source.split'
+    changed = override(RECIPE, [f'{path}.mesh.data=4', f'{path}.staleness=2', 'zero.source.sample.mesh.tensor=2'])
+    source = changed.stages[1].source
+    assert source.split == Split(MeshConfig(data=4), 2) and source.sample.mesh == MeshConfig(tensor=2)
+    for assignment, message in [
+        (f'{path}.staleness=2', f'{path}.staleness cannot be set: {path} is None here'),
+        (f'{path}.mesh.dat=2', f'{path}.mesh has no dat; did you mean data?'),
+        (f'{path}.mesh.data=x', f"{path}.mesh.data takes an integer, not 'x'"),
+    ]:
+        with pytest.raises(BadInput) as error:
+            override(RECIPE, [assignment])
+        assert str(error.value).startswith(message)
 
 
 def test_stages_are_chosen_by_name():

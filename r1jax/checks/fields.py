@@ -62,6 +62,7 @@ _RANGES: dict[type, dict[str, str]] = {  # intervals, in the notation of the mes
     config.LoRA: {'rank': _ONE_UP, 'alpha': _POSITIVE},
     config.MeshConfig: dict.fromkeys((*config.AXES, 'slices'), _ONE_UP),
     config.Rules: {},
+    config.Split: {'staleness': _ZERO_UP},
     config.RowConfig: {
         **dict.fromkeys(('length', 'per_microbatch'), _ONE_UP),
         **dict.fromkeys(('prompts', 'block'), _ZERO_UP),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from r1jax.checks import models
 from r1jax.checks.fields import fields
+from r1jax.checks.layout import layouts, split_off
 from r1jax.checks.models import adapters, from_weights, model_differences, model_of, roles, split
 from r1jax.checks.rows import Row, naming, under
 from r1jax.checks.sampling import collect, evaluation, on_policy, rewards
@@ -75,6 +76,9 @@ def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
         yield not isinstance(trains, Collect), f'{stage.name} cannot start from {fix}'
         yield from under(stage.name, _reads(stage, names[:i], names))
         yield from under(stage.name, roles(stage, recipe))
+        place = stage, model_of(recipe, stage), stage.mesh or recipe.mesh
+        yield from under(stage.name, layouts(*place))
+        yield from under(stage.name, split_off(*place, devices))
         yield from under(stage.name, _stage(stage, recipe))
 
 

@@ -20,7 +20,7 @@ def on_policy(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iter
     longest = dataclasses.replace(sample, max_tokens=max(limits))
     yield sample.temperature > 0, 'source.sample.temperature=0: greedy sampling has no log-probabilities to learn from'
     yield Q * G % minibatches == 0, f'source: questions×samples = {Q}×{G} must be a multiple of {minibatches=}'
-    yield from sampling('source.sample', longest, G, mesh, model)
+    yield from sampling('source.sample', longest, G, source.split.mesh if source.split else mesh, model)
     rows, total = stage.rows, longest.max_prompt + longest.max_tokens
     if rows.prompts:
         yield (
@@ -136,6 +136,7 @@ def evaluation(
 
 
 def sampling(at: str, cfg: SampleConfig, samples: int, mesh: MeshConfig, model: ModelConfig | None) -> Iterator[Row]:
+    mesh = cfg.mesh or mesh
     shards = mesh.ways('batch')
     unit = f'samples × mesh {rows_over(mesh)} = {samples}×{shards}'
     yield cfg.slots % (samples * shards) == 0, f'{at}.slots={cfg.slots} must be a multiple of {unit}'

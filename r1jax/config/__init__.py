@@ -60,6 +60,7 @@ from r1jax.config.sources import (
     Part,
     Problems,
     SampleConfig,
+    Split,
     Stored,
     Tokenizers,
 )
@@ -102,6 +103,7 @@ __all__ = [
     'RowConfig',
     'Rules',
     'SampleConfig',
+    'Split',
     'Stage',
     'stages_read',
     'Stored',

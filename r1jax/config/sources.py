@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
+from r1jax.config.mesh import MeshConfig
 from r1jax.types import Example, Labelled, Pair, Problem, Response
 
 dataclass = dataclasses.dataclass(frozen=True)
@@ -55,6 +56,9 @@ class SampleConfig:
     # What draws: the policy itself, or the policy with its layers' matrices rounded to int8 (a scale a column), once a rollout; that is
     # another policy, and `GRPO.importance_cap` corrects for it
     weights: Literal['same', 'int8'] = 'same'
+    # How the stage's devices are laid out while they sample, if not as they train; the weights change layouts before each rollout, on the
+    # devices. A product of axes as large as the mesh's: training may want fsdp 8, and decoding data 4 × tensor 2, which gathers no weight
+    mesh: MeshConfig | None = None
 
 
 class Batched(Protocol):
@@ -110,6 +114,21 @@ class Stored:
 
 
 @dataclass
+class Split:
+    """Devices of their own for sampling, which goes on while the stage's train; all are of one process. Evaluations run on the stage's.
+
+    The stage's mesh takes the first devices, `mesh` those behind them; the number of the ones is a multiple of that of the others.
+    `GRPO.importance_cap` corrects for rollouts of older policies, `rollout/staleness` shows how old they are.
+    """
+
+    mesh: MeshConfig
+    # Optimizer steps between the policy that draws a rollout and the first update by it: exactly so many, so that runs repeat. 0: the two
+    # take turns. As many as a rollout serves (minibatches · inner_epochs): it is drawn and graded beside the updates by the one before it.
+    # Twice as many: neither waits for a rollout that takes longer than the others
+    staleness: int = 1
+
+
+@dataclass
 class OnPolicy:
     """Batches sampled from the policy and graded."""
 
@@ -127,3 +146,4 @@ class OnPolicy:
     overlong: Literal['keep', 'mask', 'soft'] = 'keep'  # cut-off: as graded, without loss, or penalty (DAPO eq. 13)
     overlong_buffer: int = 0  # tokens before max_tokens over which the soft penalty grows from 0 to -1
     reference_every: int = 0  # steps after which the policy becomes the reference; 0: the reference stays the start
+    split: Split | None = None  # None: the devices that train also sample, in turns

@@ -78,12 +78,15 @@ class Planned:
 
 
 def wanted(recipe: Recipe, names: Sequence[str]) -> list[Stage]:
-    """The stages of these names, or all. BadInput on a name that there is not."""
+    """The stages of these names, or all. BadInput on a name that there is not, and on a stage that samples in another layout."""
     known = [stage.name for stage in recipe.stages]
     for name in names:
         if name not in known:
             raise BadInput(f'the recipe has no stage {name}{nearest(name, known)}')
-    return [stage for stage in recipe.stages if not names or stage.name in names]
+    stages = [stage for stage in recipe.stages if not names or stage.name in names]
+    for stage in stages:
+        _refuse_layouts(stage)
+    return stages
 
 
 def of(
@@ -118,6 +121,19 @@ def of(
         say(f'{stage.name}:')
         out.append(of_stage(stage, cfg, topology, devices, models, mean, known, say))
     return Planned(recipe.name, topology, mean, tuple(out))
+
+
+def _refuse_layouts(stage: Stage) -> None:
+    """Raises BadInput where a stage samples in another layout than it trains: a plan has one a stage."""
+    samples = {'source.sample.mesh': getattr(getattr(stage.source, 'sample', None), 'mesh', None)}
+    samples |= {f'evals.{e.name}.sample.mesh': getattr(getattr(e, 'sample', None), 'mesh', None) for e in stage.evals}
+    samples['source.split'] = getattr(stage.source, 'split', None)
+    for path, value in samples.items():
+        if value is not None:
+            raise BadInput(
+                f'{stage.name}.{path} has another layout than the stage, and a plan has one: --set {stage.name}.{path}=none, and plan the '
+                'other layout as the mesh'
+            )
 
 
 def of_stage(

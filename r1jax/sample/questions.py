@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from r1jax import sharding
-from r1jax.config import ModelConfig, SampleConfig
+from r1jax import resharding, sharding
+from r1jax.config import MeshConfig, ModelConfig, SampleConfig
+from r1jax.nn import layout
 from r1jax.sample.engine import Engine
 from r1jax.sample.request import Request
 from r1jax.sample.sampler import Prompts, key_data, quantised, sample, sample_keys
@@ -55,6 +57,7 @@ class Sampler:
     fixed: bool = False
     pool: int = 0  # see `SampleConfig`
     page: int = 256
+    layout: MeshConfig | None = None  # `SampleConfig.mesh`, of the devices of the mesh that is set
 
     @classmethod
     def create(
@@ -73,7 +76,7 @@ class Sampler:
         stop = (tokenizer.eos, *getattr(tokenizer, 'stops', ()))
         decode = Decode(model, N, stop, tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets, routes)
         Q, held = max(cfg.slots // samples, 1), {'pool': cfg.pool, 'page': cfg.page}
-        return cls(decode, cfg.max_prompt, samples, Q, seed, cfg.weights, fixed, **held)
+        return cls(decode, cfg.max_prompt, samples, Q, seed, cfg.weights, fixed, layout=cfg.mesh, **held)
 
     @property
     def slots(self) -> int:
@@ -82,7 +85,7 @@ class Sampler:
 
     @functools.cached_property
     def engine(self) -> Engine:
-        """Made when it is first needed, on the mesh that is set then."""
+        """Made when it is first needed, on the mesh that samples then."""
         decode = dataclasses.replace(self.decode, buckets=1) if self.fixed else self.decode
         return Engine(decode, self.slots, self.max_prompt, pool=self.pool, page=self.page)
 
@@ -137,7 +140,8 @@ class Sampler:
         if not self._in_turn(len(limit)):
             if without:
                 raise ValueError(f'{len(limit)} rows share one batch of {self.slots} slots: none can be left out')
-            yield from self._together(params, question, prompts, rollout, limit, temperature)
+            asked = question, prompts, rollout, limit, temperature
+            yield from self._laid_out(params, lambda weights: self._together(weights, *asked))
         else:
             yield from self._in_slots(params, question, prompts, rollout, limit, temperature, without)
 
@@ -150,6 +154,15 @@ class Sampler:
     def _in_turn(self, rows: int) -> bool:
         """Whether so many rows take slots in turn, by the engine; else they are one batch."""
         return self.fixed or bool(self.pool) or rows > self.slots
+
+    def _laid_out(self, params, rows: Callable[[Any], Iterator[Row]]) -> Iterator[Row]:
+        """What `rows` samples with these weights, in the layout for sampling."""
+        if self.layout is None:
+            yield from rows(params)
+            return
+        mesh = resharding.relaid(jax.sharding.get_mesh(), self.layout)
+        where = layout.shardings(params, self.decode.model, mesh)
+        yield from resharding.on(mesh, rows(resharding.moved(params, where)))
 
     def _policy(self, params):
         """What draws: these weights or rounded ones."""
@@ -204,6 +217,9 @@ class Sampler:
 
     def answer(self, params, requests: Sequence[Request]) -> Iterator[Row]:
         """What the engine gives to requests, whose tags are the rows' indexes; as `stream`."""
+        yield from self._laid_out(params, lambda weights: self._answered(weights, requests))
+
+    def _answered(self, params, requests):
         engine = self.engine
         engine.reset()  # an earlier stream may have been left
         engine.load(self._policy(params))

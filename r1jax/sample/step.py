@@ -77,9 +77,12 @@ class Rows:
 
     def draw(self, cfg: Decode, weights: Weights, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The next token of each row and its log-probability, given the hidden state [b,D] of its last; and the logits."""
-        logits = matmul(hidden, weights.head, cfg.model.dtype)
-        keys = jax.vmap(jax.random.fold_in)(self.keys, self.drawn + self.length)
-        return *draw(logits, keys, self.temperature, self.top_p if cfg.top_p is None else cfg.top_p, cfg.top_k), logits
+        with jax.named_scope('head'):
+            logits = matmul(hidden, weights.head, cfg.model.dtype)
+        with jax.named_scope('draw'):
+            keys, top_p = jax.vmap(jax.random.fold_in)(self.keys, self.drawn + self.length), cfg.top_p
+            drawn = draw(logits, keys, self.temperature, self.top_p if top_p is None else top_p, cfg.top_k)
+        return *drawn, logits
 
     def record(self, cfg: Decode, column: jax.Array, token: jax.Array, logp: jax.Array, logits: jax.Array) -> Rows:
         """With a token more, which stands in `column`; padding there in rows that are done."""

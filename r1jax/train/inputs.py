@@ -52,7 +52,7 @@ NEUTRAL = {
         'log_samples',
         'max_skips',
     },
-    'r1jax.config:SampleConfig': {'slots', 'buckets', 'pool', 'page'},
+    'r1jax.config:SampleConfig': {'slots', 'buckets', 'pool', 'page', 'mesh'},
     'r1jax.config:ModelConfig': {'remat'},
     'r1jax.config:Collect': {'questions'},
 }

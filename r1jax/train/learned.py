@@ -2,7 +2,8 @@
 
 In: a job, in which `r1jax.rewards.model.FromStage` may stand anywhere that a reward does: in the source, in a phase, in an evaluation.
 Out: the job with the models. Their weights are loaded once and are on the mesh as long as the stage runs. Scores depend on the weights
-and on what is read alone, so a resumed stage grades as one that was not stopped.
+and on what is read alone, so a resumed stage grades as one that was not stopped. Where devices of their own sample, they grade what they
+sample: the others' programs are in the middle of an update then.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from r1jax import resharding
 from r1jax.data.template import exchange
+from r1jax.nn import layout
 from r1jax.nn.scorer import Scorer
 from r1jax.rewards.model import FromStage
+from r1jax.train.ahead import apart
 from r1jax.train.jobs import Job
 from r1jax.train.start import Lineage
 
@@ -30,14 +34,16 @@ def bound(job: Job, lineage: Lineage, mesh: Mesh, tokenizer: Any) -> Job:
     form = functools.partial(exchange, tokenizer=tokenizer)
 
     @functools.cache
-    def scorer(stage: str) -> Scorer:
-        return Scorer.create(lineage.links[stage].model, lineage.end(stage), mesh)
+    def scorer(stage: str, mesh: Mesh) -> Scorer:
+        model, params = lineage.links[stage].model, lineage.end(stage)
+        return Scorer.create(model, resharding.moved(params, layout.shardings(params, model, mesh)), mesh)
 
-    def place(reward: FromStage) -> Any:
-        return reward.bound(scorer(reward.stage), form)
+    def place(reward: FromStage, mesh: Mesh = mesh) -> Any:
+        return reward.bound(scorer(reward.stage, mesh), form)
 
     measures = tuple(dataclasses.replace(each, cfg=_replaced(each.cfg, place)) for each in job.measures)
-    return dataclasses.replace(job, stage=_replaced(job.stage, place), measures=measures)
+    beside = functools.partial(place, mesh=apart(job.stage, mesh) or mesh)
+    return dataclasses.replace(job, stage=_replaced(job.stage, beside), measures=measures)
 
 
 def _replaced(value: Any, place: Callable[[FromStage], Any]) -> Any:

@@ -6,12 +6,14 @@ flight. Logs are cut back to it on resume, so a killed run ends with the same bi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
+import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,8 +33,9 @@ from r1jax.rl.batch import Item, pack, unpack
 from r1jax.rl.judged import labelled_items, linked, pair_items, undivided
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput, Failed, nearest
-from r1jax.train import checkpoint, events, optim
+from r1jax.train import checkpoint, events, optim, profile
 from r1jax.train import step as compiled
+from r1jax.train.ahead import apart
 from r1jax.train.interrupt import Interrupted, Signals, Stopped
 from r1jax.train.jobs import Job
 from r1jax.train.journal import Journal
@@ -59,6 +62,7 @@ class Context:
     signals: Signals
     pool: Pool
     summarise: Callable[[dict], None]  # writes summary.json with the entries of stages that are not finished
+    profile: profile.Wanted | None = None  # the step that is traced
 
     def tell(self, stage: str, step: int | None, what: str, sentence: str) -> None:
         """Says aloud what happened besides steps: a line in the terminal, and in events.jsonl."""
@@ -107,11 +111,17 @@ class Training:
     def run(self) -> dict:
         """Runs the stage to its end and returns its entry in summary.json."""
         s = self.stage
-        with checkpoint.Checkpoints(self.workdir, s.name, Keep.of(s)) as self.saved:
+        with (
+            checkpoint.Checkpoints(self.workdir, s.name, Keep.of(s)) as self.saved,
+            contextlib.closing(self.source),
+        ):
             step = self._restore()
             if isinstance(s.loss, Distil):
                 self.taught = self.lineage.end(s.loss.teacher)
             self.view.stage(s.name, s.steps, step)
+            asked = self.context.profile
+            if asked and asked.stage == s.name and asked.step <= step:
+                self.view.note(f'no trace: {step} steps were taken before, and --profile asks for step {asked.step}')
             for note in self.job.notes:
                 self.view.note(note)
             if step == 0 and not self.results:
@@ -121,7 +131,8 @@ class Training:
             while step < s.steps:
                 step += 1
                 try:
-                    wrong = self.take_step(step)
+                    with self._traced(step):
+                        wrong = self.take_step(step)
                 except Interrupted:
                     self._stop(step - 1, self.signals.received)
                 if wrong:
@@ -142,6 +153,16 @@ class Training:
             journal.clear()
         return {'steps': step, 'seconds': round(self._seconds(), 1)} | self._entry()
 
+    @contextlib.contextmanager
+    def _traced(self, step: int) -> Iterator[None]:
+        """Traces the step that is asked for."""
+        if jax.process_index() or self.context.profile != profile.Wanted(self.stage.name, step):
+            yield
+            return
+        with profile.traced(self.workdir, step):
+            yield
+        self.view.note(f'a trace of step {step} is in {os.path.join(self.workdir, profile.FOLDER)}')
+
     def _entry(self) -> dict:
         """The evaluations so far, for summary.json, of which the first listed stands for the stage; and how many problems were removed."""
         removed = {'problems_removed': self.job.removed} if self.job.removed else {}
@@ -157,17 +178,19 @@ class Training:
         train = time.monotonic()
         batch, count, _ = self._pack(items)
         f32, i32 = np.float32, np.int32
-        self.state, values = self.update(
-            self.state,
-            batch,
-            i32(count),
-            f32(rate),
-            f32(now.temperature),
-            np.bool_(self.source.fresh),
-            self.base,
-            self.taught,
-        )
-        metrics |= self.source.measured({k: float(v) for k, v in jax.device_get(values).items()})
+        with jax.profiler.TraceAnnotation('update'):
+            self.state, values = self.update(
+                self.state,
+                batch,
+                i32(count),
+                f32(rate),
+                f32(now.temperature),
+                np.bool_(self.source.fresh),
+                self.base,
+                self.taught,
+            )
+            values = jax.device_get(values)
+        metrics |= self.source.measured({k: float(v) for k, v in values.items()})
         end = time.monotonic()
         metrics |= {
             'learning_rate': rate,
@@ -193,15 +216,15 @@ class Training:
 
     def _next_items(self, step: int) -> tuple[list[Item], dict, list[dict]]:
         """What the source gives for a step, behind what is passed over there. Raises Interrupted, with the source as it was before."""
-        before = self.source.cursor(), self.source.flight()
         weights = self._whole(self.state.params), self._whole(self.reference)
+        before = self.source.mark(weights[0], step - 1)
         try:
             with self.signals.at_once():
                 for _ in range(self.judge.at(step)):
                     self.source.next_items(*weights, step - 1)
                 return self.source.next_items(*weights, step - 1)
         except Interrupted:
-            self.source.restore(*before)
+            self.source.undo(before)
             raise
 
     def _roll_back(self, step: int, wrong: str) -> int:
@@ -302,6 +325,10 @@ class Training:
             self.view.evaluation(self.stage.name, e.cfg.name, when, result)
 
     def _measure(self, e):
+        with jax.profiler.TraceAnnotation('evaluate'):
+            return self._measured(e)
+
+    def _measured(self, e):
         if isinstance(e, Agreeing):
             return e(Scorer.create(self.model, self.state.params, self.mesh))
         limit = e.sampler.decode.max_tokens
@@ -374,9 +401,11 @@ def _on_policy(t: Training) -> tuple[OnPolicySource, int]:
     s, job, tokenizer, cfg = t.stage, t.job, t.ready.tokenizer, t.stage.source
     routes = t.model.replays
     sampler = Sampler.create(t.model, cfg.sample, cfg.samples, tokenizer, job.seed, longest(s), routes=routes)
-    about = repr((sampler, dict(t.mesh.shape), distributed.count(), jax.__version__))
+    sampling = apart(s, t.mesh)
+    about = repr((sampler, dict((sampling or t.mesh).shape), distributed.count(), jax.__version__))
     journal = Journal(checkpoint.stage_directory(t.workdir, s.name), about, compiled.fingerprint)
-    source = OnPolicySource(s, job.problems, job.prompts, sampler, tokenizer, t.logprobs, job.seed, t.pool, journal)
+    scored = sampler, tokenizer, t.logprobs, job.seed, t.pool
+    source = OnPolicySource(s, job.problems, job.prompts, *scored, journal, sampling)
     most = cfg.questions * cfg.samples
     if cfg.budget and not cfg.max_refills:  # all that is in flight may be over at once
         most *= math.ceil(longest(s) / cfg.budget)

@@ -1,46 +1,41 @@
 """Where an optimizer step's items come from: stored texts, or the policy itself.
 
 Both sources answer `next_items(...)` and can be written to a checkpoint: `cursor()` is JSON, `flight()` the arrays of a rollout that
-is not used up, and of samples that are carried into the next. A rollout is sampled and graded once; a resumed run replays it with its
-grades. It is graded by worker processes as its rows end and while the reference and the old policy pass over it: they need the tokens, not
-the rewards. What a step waits for then is `time/score`.
+is not used up, of samples that are carried into the next, and of rollouts that are drawn ahead. A rollout is sampled and graded once
+(`r1jax.train.drawer`); a resumed run replays it with its grades. The reference and the old policy pass over it while its rows are graded:
+they need the tokens, not the rewards. What a step waits for then is `time/score`. Where devices of their own sample
+(`r1jax.train.ahead`), rollouts come graded, and a step waits `time/wait` for one.
 
-Axes: Q questions, G samples, B = Q·G responses of a rollout, T tokens of a row.
+Axes: B responses of a rollout, T tokens of a row.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from r1jax.config import GRPO, Distil, OnPolicy, Part, Stage
-from r1jax.data import store
-from r1jax.evals.graded import Asker, Graded
-from r1jax.rewards.combine import applies
+from r1jax.config import GRPO, Distil, OnPolicy, Stage
+from r1jax.evals.graded import Asker
 from r1jax.rewards.pool import Pool
-from r1jax.rl.advantage import group_advantage, mixed
 from r1jax.rl.batch import Item, token_weights
 from r1jax.sample import Sampler
 from r1jax.settings import BadInput
-from r1jax.train.carried import Carrier
-from r1jax.train.journal import Journal, Page
-from r1jax.train.phases import Settings, derive, settings_at
-from r1jax.train.rollout import Draw, item, rollout_metrics, soft_overlong, staleness
+from r1jax.train.ahead import Ahead, packed, unpacked
+from r1jax.train.drawer import CARRIED, Clock, Drawer
+from r1jax.train.journal import Journal
+from r1jax.train.phases import derive, settings_at
+from r1jax.train.rollout import item
 from r1jax.types import Problem
 
 GAP = ('policy/sampler_gap_max', 'policy/sampler_gap_mean')
 
-CARRIED = 'carried_'  # begins the names of arrays of a checkpoint that are not of the rollout in flight
-
 Tokens = Sequence[int]
+_STATE = ('arrays', 'metrics', 'gap', 'began', 'number', 'used', 'batches', 'first', 'trusted')
 LogProbs = Callable[[Any, list[Item], float], list[np.ndarray]]  # (params, items, temperature) -> f32[N] an item
 
 
@@ -63,21 +58,24 @@ class OnPolicySource:
         seed: int,
         pool: Pool,
         journal: Journal | None = None,
+        mesh: Mesh | None = None,
     ):
+        """journal: where samples are written as they come.
+        mesh: devices that rollouts are sampled on, apart from those of the parameters (`r1jax.train.ahead.apart`).
+        """
         assert isinstance(stage.source, OnPolicy) and isinstance(stage.loss, GRPO | Distil)
         self.stage, self.cfg, self.loss = stage, stage.source, stage.loss
         self.compares = isinstance(stage.loss, GRPO)  # by rewards; else a teacher says what to learn
-        self.ask, self.logprobs, self.seed = Asker(sampler, tokenizer, pool), logprobs, seed
-        assert len(problems) == len(prompts)
-        self.journal = journal  # where samples are written as they come
-        self.problems, self.prompts = problems, prompts  # perhaps on disk: read when their turn comes
-        # a budget carries samples from rollout to rollout; None: each rollout draws its samples to their ends
-        self.carrier = Carrier(self.ask, self.cfg.budget, problems, prompts) if self.cfg.budget else None
-        self.data = store.ordered(range(len(problems)), derive(seed, 'order'))
+        self.logprobs, self.seed, self.problems = logprobs, seed, len(problems)
         self.updates_a_rollout = self.cfg.minibatches * self.cfg.inner_epochs
-        self.position = self.rollouts = self.used = 0
+        ask = Asker(sampler, tokenizer, pool)
+        self.journal = journal
+        self.draw = Drawer(stage, problems, prompts, ask, seed, mesh is not None, journal)
+        self.ahead = None if mesh is None else Ahead(self.draw, mesh, self.updates_a_rollout)
         self.gap: dict[str, float] = {}  # the sampler gap's metrics, as measured at the last first update of a rollout
-        self.began = 0  # step at which the rollout in flight was sampled: decides its settings
+        # of the rollout in flight: the step at which updates began to take it, its number, and the updates that it has served
+        self.began = self.number = self.used = 0
+        self.batches = 0  # that were given: a step's, and those that were passed over
         self.first = self.trusted = False
         self.metrics: dict = {}
         self.arrays: dict[str, np.ndarray] | None = None
@@ -102,11 +100,13 @@ class OnPolicySource:
     def next_items(self, params, reference, step: int) -> tuple[list[Item], dict, list[dict]]:
         """The items of one optimizer step, metrics, and records for samples.jsonl. Samples a rollout when none is in flight."""
         logged: list[dict] = []
+        self._look_ahead(params, step)
+        self.batches += 1
         if self.arrays is None:
-            logged = self._collect(params, reference, step)
+            logged = self._begin(params, reference, step)
         B = len(self.arrays['reward'])
         epoch, batch = divmod(self.used, self.cfg.minibatches)
-        order = np.random.default_rng(derive(self.seed, 'shuffle', self.rollouts, epoch)).permutation(B)
+        order = np.random.default_rng(derive(self.seed, 'shuffle', self.number, epoch)).permutation(B)
         chosen = np.sort(np.array_split(order, self.cfg.minibatches)[batch])
         items, metrics = self._items(chosen), dict(self.metrics)
         self.metrics = {k: v for k, v in self.metrics.items() if not k.startswith('time/')}
@@ -124,131 +124,24 @@ class OnPolicySource:
         weights = token_weights(lengths, a['keep'][rows], how, limit)
         return [item(a, b, float(w), float(a['advantage'][b])) for b, w in zip(rows, weights, strict=True) if w]
 
-    def _collect(self, params, reference, step: int) -> list[dict]:
-        """Samples and grades a rollout into `self.arrays`; returns records for samples.jsonl."""
-        now, cfg = settings_at(self.stage, step), self.cfg
-        self.began, self.used = step, 0
-        clock = Clock('sample', 'score', 'logprobs')
-        draws: list[Draw] = []
-        groups = 0
-        if self.carrier:
-            self.carrier.drawn = 0
-        for _ in range(1 + cfg.max_refills):
-            with clock('sample'):
-                draw = self._laid_out(self._sampled(params, now), len(draws) and draws[-1].arrays['group'][-1] + 1)
-            if not cfg.max_refills:  # else the grades decide which rows there are
-                with clock('logprobs'):
-                    self._score_policies(draw.arrays, params, reference, now.temperature)
-            with clock('score'):
-                self._finish(draw, now)
-            draws.append(draw)
-            groups += int(draw.mixed.sum())
-            if groups >= cfg.questions:
-                break
-        self.metrics = rollout_metrics(draws) | {'policy/version': step}
-        logged = draws[0].records()[: self.stage.log_samples * cfg.samples]
-        self.arrays = self._joined(draws)
-        if self.carrier:
-            self.metrics |= {
-                **staleness(self.arrays, step),
-                'rollout/carried': self.carrier.unfinished,
-                'rollout/drawn': self.carrier.drawn,
-            }
-        if cfg.max_refills:
+    def _begin(self, params, reference, step: int) -> list[dict]:
+        """Brings the next rollout into `self.arrays`; returns records for samples.jsonl."""
+
+        def score(arrays: dict[str, np.ndarray], temperature: float) -> None:
+            self._score_policies(arrays, params, reference, temperature)
+
+        if self.ahead:
+            clock = Clock('wait', 'logprobs')
+            with clock('wait'):
+                drawn = self.ahead.take()
             with clock('logprobs'):
-                self._score_policies(self.arrays, params, reference, now.temperature)
-        self.metrics |= clock.spent
-        return logged
-
-    def _sampled(self, params, now: Settings) -> Graded:
-        """The samples of the next questions. Of partial rollouts, those that are over: some at least, or there is nothing to learn from."""
-        while True:
-            chosen = self._draw(now.rewards)
-            settings = now.rewards, self.rollouts, now.max_tokens, now.temperature
-            self.rollouts += 1
-            if not self.carrier:
-                page = self._page(params, chosen, settings)
-                problems, prompts = [p for _, p in chosen], [self.prompts[i] for i, _ in chosen]
-                return self.ask(params, problems, prompts, *settings, page)
-            graded = self.carrier(
-                params,
-                [i for i, _ in chosen],
-                *settings,
-                self.began,
-                functools.partial(self._page, params, chosen, settings) if self.journal else None,
-            )
-            if graded.answers:
-                return graded
-
-    def _page(
-        self, params, chosen: Sequence[tuple[int, Problem]], settings: tuple, rows: dict | None = None
-    ) -> Page | None:
-        """What the disk has of the samples of a call, if they are written; rows: that are in flight."""
-        if not self.journal:
-            return None
-        rewards, number, *others = settings
-        flying = [zlib.crc32(np.ascontiguousarray(a)) for a in (rows or {}).values()]
-        named = [(part.name, part.weight) for part in rewards]
-        return self.journal.page(number, params, [p.id for _, p in chosen], *others, named, self.began, flying)
-
-    def _draw(self, rewards: Sequence[Part]) -> list[tuple[int, Problem]]:
-        """The next Q questions that the rewards of this phase apply to, by index; others wait for theirs."""
-        chosen: list[tuple[int, Problem]] = []
-        while missing := self.cfg.questions - len(chosen):
-            more, self.position = store.take(self.data, self.position, missing)
-            pairs = [(i, self.problems[i]) for i in more]
-            chosen += [pair for pair in pairs if not rewards or any(applies(part, pair[1]) for part in rewards)]
-        return chosen
-
-    def _laid_out(self, graded: Graded, offset: int) -> Draw:
-        """What is known of a rollout without its grades; its groups are numbered from `offset`."""
-        cfg, rollout = self.cfg, graded.rollout
-        finished = np.array(rollout.finished)
-        zero = np.zeros(rollout.tokens.shape, np.float32)
-        arrays = {
-            'tokens': rollout.tokens,
-            'sampled': rollout.sampled,
-            'sampler_logp': rollout.logp,
-            'old_logp': zero,
-            'ref_logp': zero.copy(),
-            'group': np.arange(len(finished)) // cfg.samples + offset,
-            'keep': finished if cfg.overlong == 'mask' else np.ones_like(finished),
-        }
-        if rollout.routes is not None:
-            arrays['routes'] = rollout.routes
-        if self.carrier:
-            arrays['version'] = rollout.version
-        return Draw(graded, arrays)
-
-    def _finish(self, draw: Draw, now) -> None:
-        """Waits for the grades; advantages, and which rows teach, follow from them."""
-        scores = draw.scores = draw.graded.result()
-        reward = scores.reward
-        if self.cfg.overlong == 'soft':
-            scores.parts['overlong'] = soft_overlong(draw.graded.answers, now.max_tokens, self.cfg.overlong_buffer)
-            reward = reward + scores.parts['overlong']
-        shape = (-1, self.cfg.samples)
-        rewards, valid = reward.reshape(shape), scores.valid.reshape(shape)
-        advantage = np.zeros_like(rewards)
-        if self.compares:
-            how = self.loss.scale_by_std, self.loss.std_ddof, self.loss.std_eps, self.loss.baseline
-            advantage = group_advantage(rewards, valid, *how)
-        draw.mixed = mixed(rewards, valid)
-        draw.arrays |= {
-            'reward': reward.astype(np.float32),
-            'advantage': advantage.reshape(-1),
-            'keep': draw.arrays['keep'] & (scores.valid | (not self.compares)),  # a teacher needs no grades
-        }
-
-    def _joined(self, draws: list[Draw]) -> dict[str, np.ndarray]:
-        """The rows to train on: all of them, or with dynamic sampling the first Q groups whose rewards differ."""
-        arrays = {n: np.concatenate([d.arrays[n] for d in draws]) for n in draws[0].arrays}
-        if self.cfg.max_refills:
-            teaches = np.concatenate([d.mixed for d in draws])
-            groups = np.flatnonzero(teaches)[: self.cfg.questions]
-            rows = np.flatnonzero(np.isin(arrays['group'], groups))
-            arrays = {n: a[rows] for n, a in arrays.items()}
-        return arrays
+                score(drawn.arrays, settings_at(self.stage, drawn.began).temperature)
+            drawn.metrics |= clock.spent
+        else:
+            drawn = self.draw(params, step, step, score)
+        self.began, self.number, self.used = drawn.began, drawn.number, 0
+        self.arrays, self.metrics = drawn.arrays, drawn.metrics
+        return drawn.logged
 
     def _score_policies(self, arrays: dict[str, np.ndarray], params, reference, temperature: float) -> None:
         """Fills old_logp and ref_logp of the rows to keep, where the loss will read them, a minibatch's worth of rows at a time."""
@@ -271,42 +164,69 @@ class OnPolicySource:
                 for b, logp in zip(rows, self.logprobs(weights, items, temperature), strict=True):
                     arrays[name][b, arrays['sampled'][b]] = logp
 
+    @property
+    def rollouts(self) -> int:
+        """Calls of the sampler so far."""
+        return self.draw.rollouts
+
+    def _look_ahead(self, params, step: int) -> None:
+        if self.ahead:
+            self.ahead.begin(params, step, self.batches - step)
+
+    def mark(self, params, step: int) -> Any:
+        """What `undo` needs to take back the batches of a step, before the first of them; drawing ahead begins here, and is not undone."""
+        self._look_ahead(params, step)
+        if not self.ahead:
+            return self.cursor(), self.flight()
+        self.ahead.mark()
+        return {name: getattr(self, name) for name in _STATE}
+
+    def undo(self, mark: Any) -> None:
+        """Is again as it was at the `mark`."""
+        if not self.ahead:
+            self.restore(*mark)
+            return
+        self.ahead.undo()
+        for name, value in mark.items():
+            setattr(self, name, value)
+
     def cursor(self) -> dict:
-        counters = ('position', 'rollouts', 'used', 'began', 'trusted', 'gap')
+        counters = ('number', 'used', 'batches', 'began', 'trusted', 'gap', 'metrics', 'problems')
+        arrays = self._arrays()  # before the next lines: drawing ahead moves the cursor
         # where no group of a rollout teaches it has no rows, and checkpoints hold no empty arrays
-        empty = {name: [str(a.dtype), *a.shape] for name, a in (self.arrays or {}).items() if not a.size}
-        known = {'metrics': self.metrics, 'problems': len(self.problems), 'empty': empty}
-        return {n: getattr(self, n) for n in counters} | known
+        empty = {name: [str(a.dtype), *a.shape] for name, a in arrays.items() if not a.size}
+        said = {n: getattr(self, n) for n in counters} | self.draw.cursor() | {'empty': empty}
+        return said | ({'ahead': packed(self.ahead.settled())[0], 'next': self.ahead.next} if self.ahead else {})
 
     def flight(self) -> dict[str, np.ndarray] | None:
-        """The rollout that is not used up, and what is carried beside it."""
-        carried = {CARRIED + name: a for name, a in self.carrier.rows.items()} if self.carrier else {}
-        return ({name: a for name, a in (self.arrays or {}).items() if a.size} | carried) or None
+        """The rollout that is not used up, and what is carried beside it or drawn ahead."""
+        return {name: a for name, a in self._arrays().items() if a.size} or None
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        ahead = packed(self.ahead.settled())[1] if self.ahead else {}
+        return (self.arrays or {}) | self.draw.carried() | ahead
 
     def restore(self, cursor: dict, flight: dict[str, np.ndarray] | None) -> None:
         cursor = dict(cursor)
-        if (before := cursor.pop('problems', len(self.problems))) != len(self.problems):
+        if (before := cursor.pop('problems', self.problems)) != self.problems:
             raise BadInput(
-                f'{self.stage.name} has {len(self.problems)} problems, at the checkpoint it had {before}: its data have changed'
+                f'{self.stage.name} has {self.problems} problems, at the checkpoint it had {before}: its data have changed'
             )
-        empty = {name: np.zeros(shape, dtype) for name, (dtype, *shape) in cursor.pop('empty', {}).items()}
+        arrays = {k: np.array(v) for k, v in jax.device_get(flight or {}).items()}
+        arrays |= {name: np.zeros(shape, dtype) for name, (dtype, *shape) in cursor.pop('empty', {}).items()}
+        ahead = unpacked(cursor.pop('ahead', []), arrays)
+        if self.ahead:
+            self.ahead.restore(ahead, cursor.pop('next'))
+        carried = {k: arrays.pop(k) for k in list(arrays) if k.startswith(CARRIED)}
+        self.draw.restore({name: cursor.pop(name) for name in ('position', 'rollouts')}, carried)
         for name, value in cursor.items():
             setattr(self, name, value)
-        arrays = {k: np.array(v) for k, v in jax.device_get(flight or {}).items()}
-        carried = {k.removeprefix(CARRIED): arrays.pop(k) for k in list(arrays) if k.startswith(CARRIED)}
-        self.arrays = (arrays | empty) or None
-        if self.carrier:
-            self.carrier.rows = carried
+        self.number = cursor.get(
+            'number', self.draw.rollouts
+        )  # checkpoints from before rollouts were drawn ahead have none
+        self.arrays = arrays or None
 
-
-class Clock:
-    """Seconds spent on each of several things, as metrics: `with clock('sample'): …`."""
-
-    def __init__(self, *names: str):
-        self.spent = {f'time/{name}': 0.0 for name in names}
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.spent[f'time/{name}'] += time.monotonic() - start
+    def close(self) -> None:
+        """Ends what is under way."""
+        if self.ahead:
+            self.ahead.close()

@@ -18,7 +18,8 @@ from r1jax.checks import validate
 from r1jax.config import Collect, OnPolicy, Recipe, Stored
 from r1jax.pulse import Watchdog
 from r1jax.settings import BadInput, Failed, as_bad_input, chosen
-from r1jax.train import aside, checkpoint, disk, events, learned, restore, shared
+from r1jax.train import ahead, aside, checkpoint, disk, events, learned, restore, shared
+from r1jax.train import profile as profiles
 from r1jax.train.collect import Collecting
 from r1jax.train.inputs import Book, Changes, needs
 from r1jax.train.interrupt import Signals, Stopped
@@ -38,12 +39,15 @@ __all__ = ['RUNNERS', 'Stopped', 'run']
 RUNNERS: dict[type, Callable] = {Stored: Training, OnPolicy: Training, Collect: Collecting}
 
 
-def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | None = None) -> dict:
+def run(
+    recipe: Recipe, workdir: str, stage: str | None = None, first: str | None = None, profile: str | None = None
+) -> dict:
     """Runs (or goes on with) a recipe's stages; returns what summary.json holds.
 
     Args:
       stage: run only this one.
       first: run from this one on.
+      profile: STEP or STAGE:STEP, which is traced (`r1jax.train.profile`).
 
     Raises:
       BadInput: before anything is compiled; of data that a stage has written, when the turn of the stage that reads them comes.
@@ -53,7 +57,7 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
     """
     workdir = os.fspath(workdir)
     try:
-        return _stages(recipe, workdir, stage, first)
+        return _stages(recipe, workdir, stage, first, profile)
     except Exception as error:
         if not disk.full(error):
             raise
@@ -62,10 +66,12 @@ def run(recipe: Recipe, workdir: str, stage: str | None = None, first: str | Non
         raise Failed(sentence) from error
 
 
-def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None) -> dict:
+def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None, profile: str | None) -> dict:
     wanted = [s.name for s in chosen(recipe, stage, first)]
     with as_bad_input():
         validate(recipe, jax.device_count())
+        ahead.refuse_many(chosen(recipe, stage, first), jax.process_count())
+        traced = profiles.wanted(profile, chosen(recipe, stage, first)) if profile else None
         _refuse_idle(recipe)
         status = distributed.told(lambda: open_workdir(workdir, recipe))
         distributed.same_folder(workdir)
@@ -88,6 +94,8 @@ def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None) 
                 each.result()
         for note in _set_aside_early(book, wanted):
             _say(note)
+        if traced and book.finished(traced.stage):
+            raise BadInput(f'--profile {profile}: {traced.stage} is finished in {workdir}, and takes no step any more')
         if _nothing_to_do(book, wanted):
             _say(f'{", ".join(wanted)}: finished in {workdir}; see {os.path.join(workdir, report.PAGE)}')
             book.write()
@@ -98,7 +106,7 @@ def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None) 
             def summarise(running):
                 _summary(recipe, workdir, running)
 
-            context = Context(workdir, ready, mesh, log, view, signals, pool, summarise)
+            context = Context(workdir, ready, mesh, log, view, signals, pool, summarise, traced)
             for name, sentence in mended:
                 context.tell(name, None, 'damaged', sentence)
             try:

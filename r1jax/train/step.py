@@ -325,7 +325,8 @@ def build_update(
         old = state.opt_state
         if any(each.memory_kind == sharding.HOST for each in jax.tree.leaves(where.opt_state)):
             old = jax.device_put(old, sharding.in_memory(where.opt_state, sharding.DEVICE))  # and back, as an output
-        new = optim.apply(tx, grads, old, state.params, rate)
+        with jax.named_scope('optimizer'):
+            new = optim.apply(tx, grads, old, state.params, rate)
         params, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, (state.params, old))
         tokens, load, weighted = sums.pop('tokens'), sums.pop('load', None), sums.pop('weighted', {})
         metrics = {k: v / jnp.maximum(tokens, 1) for k, v in sums.items()} | tops | weighted

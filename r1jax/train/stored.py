@@ -61,6 +61,16 @@ class StoredSource:
     def restore(self, cursor: dict, flight: dict[str, np.ndarray] | None) -> None:
         self.position = cursor['position']
 
+    def mark(self, params, step: int) -> tuple:
+        """What `undo` needs to take back the batches of a step, before the first of them."""
+        return self.cursor(), self.flight()
+
+    def undo(self, mark: tuple) -> None:
+        self.restore(*mark)
+
+    def close(self) -> None:
+        """Nothing is under way."""
+
 
 class JudgedSource(StoredSource):
     """Pairs of answers or labelled ones, `batch` an optimizer step, each weighing the same.
