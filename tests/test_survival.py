@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -281,3 +283,17 @@ def test_a_checkpoint_is_restored_to_another_mesh(tmp_path):
     assert any(len(a.sharding.device_set) == 8 and not a.is_fully_replicated for a in jax.tree.leaves(found.params))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+# --- everything at once
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_some_faults_over_the_whole_recipe(tmp_path):
+    """`benchmarks/faults_recipe.py`, which exits with 1 where something was lost, silent or another bit."""
+    script = pathlib.Path(__file__).parents[1] / 'benchmarks' / 'faults_recipe.py'
+    command = [sys.executable, str(script), str(tmp_path), '--faults', '8', '--out', str(tmp_path / 'faults.md')]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-1000:]
+    assert '- told: 8 of 8' in (tmp_path / 'faults.md').read_text()
