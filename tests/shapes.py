@@ -75,7 +75,9 @@ def training(recipe: Recipe, stage: Stage) -> Trained:
     teacher = model(recipe, named[loss.teacher]) if isinstance(loss, Distil) else None
     on_policy = isinstance(source, OnPolicy)
     items = -(-source.questions * source.samples // source.minibatches) if on_policy else source.batch
-    return _training(model(recipe, stage), teacher, recipe.mesh, loss, stage.optim, rows, items, on_policy, stage.lora)
+    return _training(
+        model(recipe, stage), teacher, stage.mesh or recipe.mesh, loss, stage.optim, rows, items, on_policy, stage.lora
+    )
 
 
 @functools.cache
@@ -99,7 +101,7 @@ def _training(cfg, teacher, mesh, loss, optimizer, rows, items, on_policy, adapt
 
 def sampling(recipe: Recipe, stage: Stage) -> Rollout:
     """Traces the call that draws the responses of a stage that samples, at its longest, where all rows fit into the slots."""
-    cfg, mesh, source = model(recipe, stage), mesh_of(recipe.mesh), stage.source
+    cfg, mesh, source = model(recipe, stage), mesh_of(stage.mesh or recipe.mesh), stage.source
     drawn, rows, decode = source.sample, source.sample.slots, _decode(recipe, stage)
     ids = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     questions = (rows // source.samples,)
@@ -113,9 +115,14 @@ def sampling(recipe: Recipe, stage: Stage) -> Rollout:
 
 def in_slots(recipe: Recipe, stage: Stage) -> programs.Chunk:
     """Traces the engine's programs for a stage that samples: prompts in, into slots, a chunk of tokens."""
-    cfg, mesh, decode, drawn = model(recipe, stage), mesh_of(recipe.mesh), _decode(recipe, stage), stage.source.sample
+    cfg, mesh, decode, drawn = (
+        model(recipe, stage),
+        mesh_of(stage.mesh or recipe.mesh),
+        _decode(recipe, stage),
+        stage.source.sample,
+    )
     ids, count = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32), number(np.int32)
-    rows, prompts = (drawn.slots,), (recipe.mesh.ways('batch'),)
+    rows, prompts = (drawn.slots,), ((stage.mesh or recipe.mesh).ways('batch'),)
     with jax.sharding.use_abstract_mesh(mesh):
         params = compiled.described_params(cfg, mesh)
         weights = jax.eval_shape(functools.partial(programs.prepared, model=cfg), params)

@@ -122,7 +122,7 @@ def test_a_whole_update_is_that_of_one_device(mesh):
     """Latent attention by the ring, experts by their axis: parameters, optimizer state and metrics after a step."""
     rng = np.random.default_rng(3)
     items = [Item(rng.integers(3, 61, 4), rng.integers(3, 61, 12), 1 / 96, g // 2) for g in range(16)]
-    params, tx = params_of(CFG), optim.transform(OptimConfig(1e-3, eps=1e-3))
+    params, tx = jax.device_get(params_of(CFG)), optim.transform(OptimConfig(1e-3, eps=1e-3))
 
     def updated(cfg):
         mesh = sharding.make_mesh(cfg)
