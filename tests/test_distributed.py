@@ -14,8 +14,7 @@ from processes import TESTS, Processes
 from r1jax import distributed
 from r1jax.settings import BadInput
 
-SMALLEST = str(TESTS / 'smallest.py')
-SHORT = ('--set', 'base.steps=3', 'base.checkpoint_every=2', 'zero.steps=5')
+SMALLEST = str(TESTS / 'smallest_many.py')
 
 
 def test_by_hand_it_is_said_where_the_first_is_how_many_and_which():
@@ -96,10 +95,14 @@ def test_one_that_is_killed_ends_the_others_within_a_minute(tmp_path):
 # --- training
 
 
+def _settings(args):
+    return ('--set', *args) if args else ()
+
+
 def trained(folder, number, *args, devices=1, into=None):
     """The workdir of a whole run."""
     workdir = into or folder / 'run'
-    with processes.run(folder, number, workdir, SMALLEST, *SHORT, *args, devices=devices) as them:
+    with processes.run(folder, number, workdir, SMALLEST, *_settings(args), devices=devices) as them:
         assert them.statuses() == [0] * number, [them.said(i) for i in range(number)]
     return workdir
 
@@ -147,7 +150,7 @@ def test_two_and_four_processes_train_to_the_numbers_of_one(tmp_path, of_two):
 
 def stopped_at(folder, workdir, victim, sign):
     """Runs two processes, sends one of them a signal in the middle of the second stage, and waits for both to end; their statuses."""
-    with processes.run(folder, 2, workdir, SMALLEST, *SHORT, 'mesh.data=2') as them:
+    with processes.run(folder, 2, workdir, SMALLEST, '--set', 'mesh.data=2') as them:
         metrics = workdir / 'metrics.jsonl'
         while not (metrics.exists() and b'"stage": "zero", "step": 3' in metrics.read_bytes()):
             assert [p.poll() for p in them.all] == [None, None], [them.said(i) for i in (0, 1)]
