@@ -15,6 +15,7 @@ import pytest
 import serving
 from serving import NAME, SLOTS, client, payload, raw, request, status
 
+from r1jax.sample import programs
 from r1jax.serve.options import Limits
 
 USER = [{'role': 'user', 'content': 'Hello é'}]
@@ -38,6 +39,18 @@ def server(served):
 def ai(server):
     with client(server) as made:
         yield made
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A device on which a chunk takes its time, so that what is meant to be under way is."""
+    plain = programs.chunk
+
+    def chunk(*args):
+        time.sleep(0.2)
+        return plain(*args)
+
+    monkeypatch.setattr(programs, 'chunk', chunk)
 
 
 def idle(server, seconds=10):
@@ -211,7 +224,7 @@ def test_no_token_is_lost_or_crossed(ai, server):
 
 
 @pytest.mark.parametrize('stream', [True, False])
-def test_a_client_that_leaves_frees_its_slots(server, ai, stream):
+def test_a_client_that_leaves_frees_its_slots(server, ai, slow, stream):
     idle(server)
     body = {**GREEDY, 'max_tokens': 99, 'n': SLOTS, 'stream': stream, 'temperature': 1, 'seed': 3}
     with socket.create_connection((server.host, server.port)) as s:
@@ -222,7 +235,7 @@ def test_a_client_that_leaves_frees_its_slots(server, ai, stream):
             while not server.service_of_test.admitted:
                 time.sleep(0.005)
         decoded = server.service_of_test.metrics._decoded._value.get()
-    idle(server, 3)
+    idle(server, 3)  # all tokens take 25 chunks, of 5 s
     assert server.service_of_test.metrics._decoded._value.get() - decoded < SLOTS * 99
     assert ai.completions.create(model=NAME, prompt='x', max_tokens=2).usage.completion_tokens <= 2
 
@@ -278,7 +291,7 @@ def test_openais_errors_are_the_clients_own(ai):
     assert error.value.code == 'context_length_exceeded'
 
 
-def test_too_many_are_told_to_come_later(server, ai):
+def test_too_many_are_told_to_come_later(server, ai, slow):
     idle(server)
     with pytest.raises(openai.BadRequestError, match='at most 12'):
         ai.chat.completions.create(**GREEDY, n=13)
@@ -311,7 +324,7 @@ def test_health_and_metrics(server, ai):
     assert after['process_resident_memory_bytes'] > 0
 
 
-def test_keys_and_their_share(served):
+def test_keys_and_their_share(served, slow):
     with serving.server(served, Limits(per_key=2), keys=['first-key', 'second-key']) as server:
         for reply in (raw(server, request('/v1/models', method='GET')), raw(server, request('/metrics', method='GET'))):
             assert status(reply) == 401 and payload(reply)['error']['code'] == 'invalid_api_key'
@@ -345,8 +358,6 @@ def test_an_answer_that_takes_too_long(served, monkeypatch):
 
 
 def test_a_failing_device_costs_the_answers_in_it_and_no_more(server, ai, served, monkeypatch):
-    from r1jax.sample import programs
-
     idle(server)
     plain, left = programs.chunk, [1]
 
@@ -387,8 +398,6 @@ def test_the_end_leaves_time_and_then_cuts(served):
 
 
 def test_a_device_that_has_failed_for_good_is_told_of(served, tmp_path, monkeypatch):
-    from r1jax.sample import programs
-
     own = serving.load(serving.folder(tmp_path / 'm'))
     with serving.server(own) as server:
         monkeypatch.setattr(programs, 'chunk', lambda *_: 1 / 0)
@@ -406,7 +415,9 @@ def test_a_client_that_does_not_read_is_cut():
     """Eight answers begin with a megabyte each, and nobody takes them off the wire."""
     with serving.server(serving.scripted(lambda *_: 'x', size=2_000_000), Limits(stall=1.0)) as server:
         body = {'model': NAME, 'prompt': 'a' * 1_000_000, 'echo': True, 'n': 8, 'stream': True, 'max_tokens': 1}
-        with socket.create_connection((server.host, server.port)) as s:
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            s.connect((server.host, server.port))
             s.sendall(request('/v1/completions', body))
             assert s.recv(100)
             connections = server.server_state.connections
