@@ -17,6 +17,7 @@ from serving import NAME, SLOTS, client, payload, raw, request, status
 
 from r1jax.sample import programs
 from r1jax.serve.options import Limits
+from r1jax.serve.worker import Job
 
 USER = [{'role': 'user', 'content': 'Hello é'}]
 GREEDY = {'model': NAME, 'messages': USER, 'temperature': 0}
@@ -206,8 +207,8 @@ def test_thinking_comes_apart(ai):
     assert ''.join(said) == message.reasoning_content and len([s for s in said if s]) > 1
 
 
-def test_no_token_is_lost_or_crossed(ai, server):
-    """Many streams at once, more than there are slots, each as it is alone."""
+def alone_and_together(ai):
+    """The texts of some prompts one by one, and as streams at once, more than there are slots."""
     prompts = [f'{"xyz"[i % 3] * (i % 7)} number {i}' for i in range(11)]
     alone = [ai.completions.create(model=NAME, prompt=p, max_tokens=30, temperature=0).choices[0].text for p in prompts]
     assert len({*alone}) > 8
@@ -219,8 +220,23 @@ def test_no_token_is_lost_or_crossed(ai, server):
         return joined(events)[0][0]
 
     with ThreadPoolExecutor(len(prompts)) as pool:
-        assert list(pool.map(streamed, prompts)) == alone
+        return alone, list(pool.map(streamed, prompts))
+
+
+def test_no_token_is_lost_or_crossed(ai, server):
+    alone, together = alone_and_together(ai)
+    assert together == alone
     idle(server)
+
+
+@pytest.mark.slow
+def test_nor_where_answers_share_too_little_memory(tmp_path):
+    served = serving.load(serving.folder(tmp_path / 'm'), pool=512)  # two pages, for four slots
+    with serving.server(served) as server, client(server) as ai:
+        alone, together = alone_and_together(ai)
+        assert together == alone
+        idle(server)
+    served.worker.stop()
 
 
 @pytest.mark.parametrize('stream', [True, False])
@@ -409,6 +425,9 @@ def test_a_device_that_has_failed_for_good_is_told_of(served, tmp_path, monkeypa
         with pytest.raises(openai.InternalServerError) as error:
             client(server).chat.completions.create(**GREEDY)
         assert error.value.status_code == 503
+        told = []
+        own.worker.submit(Job(None, lambda fresh, why: told.append(why)))  # as one that came at the moment of the end
+        assert told == ['failed']
 
 
 def test_a_client_that_does_not_read_is_cut():

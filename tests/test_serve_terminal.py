@@ -148,8 +148,12 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         (['chat', str(tmp_path / 'none')], 'no weights at'),
         (['serve', path, '--temperature', '3'], 'temperature=3.0 must be 0 to 2'),
         (['serve', path, '--context', '9999'], 'context=9999 must be 2 to 128'),
+        (['serve', path, '--pool', '100'], 'a row of 128 tokens takes 1 pages of 256, but a pool of 100 tokens has 0'),
         (['serve', path, '--host', '0.0.0.0'], 'there are no API keys'),
         (['serve', path, '--api-keys', str(tmp_path / 'no-file')], 'no-file'),
     ):
         assert main(argv) == 2
         assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit) as error:
+        main(['serve', path, '--slots', '0'])
+    assert error.value.code == 2 and 'slots=0 must be 1 or more' in ' '.join(capsys.readouterr().err.split())

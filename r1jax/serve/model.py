@@ -13,6 +13,7 @@ from r1jax import sharding
 from r1jax.config import MeshConfig, ModelConfig
 from r1jax.sample import Decode, Engine
 from r1jax.sample.engine import Ran
+from r1jax.sample.pool import Pool
 from r1jax.serve.asked import MOST_SHOWN
 from r1jax.serve.options import Decoding
 from r1jax.serve.worker import Worker
@@ -20,6 +21,7 @@ from r1jax.settings import BadInput
 from r1jax.train import restore
 
 _CONTEXT = 4096  # unless more is asked for: every slot's memory is as long
+_PAGE = 256  # tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ def serve(
       ran: is told of every chunk.
 
     Raises:
+      ValueError: a row is longer than the pool.
       BadInput: there is no tokenizer; the context is longer than the model's; and as `restore.restore`.
     """
     for field, value, high in (('temperature', temperature, 2), ('top_p', top_p, 1)):
@@ -76,6 +79,8 @@ def serve(
     context = decoding.context or min(config.context, _CONTEXT)
     if not 2 <= context <= config.context:
         raise BadInput(f'context={context} must be 2 to {config.context}, what the model was made for')
+    if decoding.pool:
+        Pool(decoding.pool, _PAGE, context)  # whether a row fits
     tokenizer.chat_template = restore.chat_template(found)
     params = restore.params(found, mesh, dtype)
 
@@ -84,7 +89,7 @@ def serve(
         decode = Decode(
             config, 1, stop, tokenizer.pad, None, buckets=decoding.sizes, shown=min(MOST_SHOWN, config.vocab)
         )
-        engine = Engine(decode, decoding.slots, context - 1, columns=decoding.chunk)
+        engine = Engine(decode, decoding.slots, context - 1, decoding.chunk, pool=decoding.pool, page=_PAGE)
         engine.load(params)
         return engine
 

@@ -45,6 +45,9 @@ class Decoding:
     """Answers that are decoded together."""
     context: int = 0
     """Tokens of prompt and answer together, at most (0: the model's, up to 4096)."""
+    pool: int = 0
+    """Tokens of all answers and their prompts together that there is memory for, in pages that answers take as they grow (0: every slot has
+    memory for the whole context)."""
     chunk: int = 8
     """Tokens of each answer between two looks of the host's: fewer come sooner, more come cheaper."""
     sizes: int = 1
@@ -58,5 +61,6 @@ class Decoding:
         for name in ('slots', 'chunk', 'sizes', 'tensor'):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f'{name}={value} must be 1 or more')
-        if self.context < 0:
-            raise ValueError(f'context={self.context} must be 0 or more')
+        for name in ('context', 'pool'):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f'{name}={value} must be 0 or more')

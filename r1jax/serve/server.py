@@ -106,17 +106,22 @@ class Server(uvicorn.Server):
         super().run([self._socket])
 
     def handle_exit(self, sig, frame) -> None:
-        """Of a signal: the first begins the end, another interrupt hurries it. None is raised again when all is over."""
+        """Of a signal: the first begins the end, another hurries it. None is raised again when all is over."""
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
 
     async def shutdown(self, sockets=None) -> None:
+        """Takes nothing more, and waits for what there is; after the time of grace cuts it."""
         for server in self.servers:
             server.close()
         if self._service.open:
             log.warning('stopping: %d requests have %g s', len(self._service.open), self._service.limits.grace)
-        await self._service.stop()
+        self._service.draining, loop = True, asyncio.get_running_loop()
+        end = loop.time() + self._service.limits.grace
+        while self._service.open and loop.time() < end and not self.force_exit:
+            await asyncio.sleep(0.05)
+        self._service.cut()
         await super().shutdown(sockets)
 
     def __enter__(self) -> Server:

@@ -220,7 +220,7 @@ class Service:
     def __init__(self, served: Served, limits: Limits, slots: int, metrics: Metrics):
         self.served, self.limits, self.slots, self.metrics = served, limits, slots, metrics
         self.open: set[Generation] = set()
-        self.draining = False
+        self.draining = False  # whether nothing more is taken
         self._admitted: collections.Counter[str] = collections.Counter()
         metrics.watch(self)
 
@@ -261,13 +261,8 @@ class Service:
         if not self._admitted[who]:
             del self._admitted[who]
 
-    async def stop(self) -> None:
-        """Takes nothing more, and waits for what there is; after the time of grace cuts it."""
-        self.draining = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.limits.grace):
-                while self.open:
-                    await asyncio.sleep(0.05)
+    def cut(self) -> None:
+        """Ends what there is."""
         for generation in list(self.open):
             generation.cut()
 

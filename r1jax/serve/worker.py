@@ -58,8 +58,10 @@ class Worker:
             raise self.failed
 
     def submit(self, job: Job) -> None:
-        """Hands a job in. What does not fit into a slot fails."""
+        """Hands a job in. What does not fit into a slot fails, and so does what comes when the thread has ended."""
         self._inbox.put(('submit', job))
+        if self.failed:
+            self._fail_waiting()
 
     def cancel(self, job: Job) -> None:
         """Ends a job, of which nothing is told any more. One that is over, or was cancelled, stays so."""
@@ -90,6 +92,7 @@ class Worker:
         finally:
             self.failed = self.failed or RuntimeError('the engine was stopped')
             self._fail()
+            self._fail_waiting()
             self._ready.set()
 
     def _take_in(self, engine: Engine) -> bool:
@@ -136,6 +139,14 @@ class Worker:
         for job in self._live:
             job.tell(_NOTHING, 'failed')
         self._live.clear()
+
+    def _fail_waiting(self) -> None:
+        """Of those that nobody will take in: the thread has ended."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                what, job = self._inbox.get_nowait()
+                if what == 'submit':
+                    job.tell(_NOTHING, 'failed')
 
 
 _NOTHING = Fresh([], [])
