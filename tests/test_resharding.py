@@ -103,25 +103,23 @@ def test_weights_have_a_layout_in_whatever_form_they_are_held(base):
     assert plain == shardings(MODEL, train)
 
 
-def test_rows_are_those_of_the_layout_that_trains():
-    """As one batch and in slots; the mesh is set while rows are computed and not where they are used."""
+@pytest.mark.parametrize('in_turn', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_rows_are_those_of_one_device(in_turn):
+    """As one batch, and in slots that rows take in turn; the mesh is set while rows are computed and not where they are used."""
     ids, prompts = questions(4)
-    train = mesh_of(DEVICES, 1, 8, 1)
-    params = jax.device_put(params_of(), shardings(MODEL, train))
+    train, params = mesh_of(DEVICES, 1, 8, 1), params_of()
+    want = {row.index: row for row in _sampler(None).stream(params, ids, prompts, 4, 8, 1.0)}
+    sampler = dataclasses.replace(_sampler(MeshConfig(data=4, tensor=2)), fixed=in_turn)
+    params, got = jax.device_put(params, shardings(MODEL, train)), {}
     with jax.set_mesh(train):
-        want = {row.index: row for row in _sampler(None).stream(params, ids, prompts, 4, 8, 1.0)}
-        sampler, slots = _sampler(MeshConfig(data=4, tensor=2)), {}
-        in_turn = dataclasses.replace(sampler, fixed=True)
-        together = {row.index: row for row in sampler.stream(params, ids, prompts, 4, 8, 1.0)}
-        for row in in_turn.stream(params, ids, prompts, 4, 8, 1.0):
+        for row in sampler.stream(params, ids, prompts, 4, 8, 1.0):
             assert jax.sharding.get_mesh() == train
-            slots[row.index] = row
-    assert in_turn.engine.devices == 4
-    for got in (together, slots):
-        assert want.keys() == got.keys() == set(range(16))
-        for b, row in got.items():
-            assert row.tokens.tolist() == want[b].tokens.tolist()
-            np.testing.assert_allclose(row.logp, want[b].logp, atol=1e-5)
+            got[row.index] = row
+    assert not in_turn or sampler.engine.devices == 4
+    assert want.keys() == got.keys() == set(range(16))
+    for b, row in got.items():
+        assert row.tokens.tolist() == want[b].tokens.tolist()
+        np.testing.assert_allclose(row.logp, want[b].logp, atol=1e-5)
 
 
 def _sampler(layout):
