@@ -43,7 +43,10 @@ class Checkpoints:
             create=True,
             cleanup_tmp_directories=keep is not None,  # halves that a kill or a full disk has left
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            # Folders are made before `save` returns: where there is no room for one, what is written in the background would wait for it
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._seal, create_directories_asynchronously=False
+            ),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._metrics = {step: _metric(self._folder(step)) for step in self._manager.all_steps()} if keep else {}
