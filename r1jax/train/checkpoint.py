@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 import shutil
 from typing import Any
@@ -31,6 +32,9 @@ from r1jax.types import TrainState
 BEGUN, DONE = 'stage.json', 'done.json'
 FOLDER = 'checkpoints'
 DAMAGED = '.damaged'
+
+# What goes wrong is raised too, and said by who catches it: no traceback of orbax's in between
+logging.getLogger('absl').addFilter(lambda record: 'orbax' not in record.pathname)
 
 
 class Checkpoints:
