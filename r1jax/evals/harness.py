@@ -220,9 +220,16 @@ def evaluate(
       ValueError: there is no such task, or a generation setting that is not known.
     """
     task = HARNESS[name].task if name in HARNESS else name.removeprefix(PREFIX)
-    manager = TaskManager(include_path=folder if folder and any(Path(folder).glob('*.yaml')) else None)
+    own = (
+        TaskManager(include_path=folder, include_defaults=False)
+        if folder and any(Path(folder).glob('*.yaml'))
+        else None
+    )
+    manager = own if own and task in own.all_tasks else TaskManager()  # which reads thousands of files
     if task not in manager.all_tasks:
-        raise ValueError(f'lm-eval has no task {task!r}; `lm-eval ls tasks` lists them')
+        raise ValueError(
+            f'lm-eval has no task {task!r}, nor has {folder or "--data"}; `lm-eval ls tasks` lists its own'
+        )
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     found = simple_evaluate(
         model,
