@@ -175,8 +175,13 @@ def test_a_rollout_in_which_no_group_teaches_is_kept_too():
     from r1jax.train.source import OnPolicySource
 
     def source(arrays):
-        counters = dict.fromkeys(('position', 'rollouts', 'used', 'began', 'trusted', 'gap', 'metrics'), 1)
-        return types.SimpleNamespace(**counters, arrays=arrays, problems=[1, 2], carrier=None, stage=None)
+        counters = dict.fromkeys(('number', 'used', 'batches', 'began', 'trusted', 'gap', 'metrics'), 1)
+        draw = types.SimpleNamespace(
+            rollouts=1, cursor=lambda: {'position': 3, 'rollouts': 1}, carried=dict, restore=lambda *_: None
+        )
+        out = types.SimpleNamespace(**counters, arrays=arrays, problems=2, draw=draw, ahead=None, stage=None)
+        out._arrays = types.MethodType(OnPolicySource._arrays, out)
+        return out
 
     before = source({'tokens': np.zeros((0, 36), np.int32), 'keep': np.zeros(0, bool)})
     assert OnPolicySource.flight(before) is None

@@ -57,12 +57,12 @@ def test_run_hands_over_the_resolved_recipe(runs):
     assert main(argv.split()) == 0
     ((recipe, workdir, chosen),) = runs
     assert (recipe.stages[1].steps, recipe.mesh.data, recipe.stages[1].optim.b1, recipe.seed) == (7, 2, 0.5, 3)
-    assert (workdir, chosen) == (pathlib.Path('w'), {'stage': None, 'first': 'zero'})
+    assert (workdir, chosen) == (pathlib.Path('w'), {'stage': None, 'first': 'zero', 'profile': None})
 
 
 def test_the_default_workdir_has_the_recipes_name(runs):
     assert main(['run', TOY, '--stage', 'base']) == 0
-    assert runs[0][1:] == (pathlib.Path('runs/toy'), {'stage': 'base', 'first': None})
+    assert runs[0][1:] == (pathlib.Path('runs/toy'), {'stage': 'base', 'first': None, 'profile': None})
 
 
 @pytest.mark.parametrize(

@@ -187,8 +187,16 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(whole, tmp_path, monkeyp
 
 
 def test_a_signal_ends_it_with_all_that_was_sampled(whole, tmp_path, monkeypatch):
-    real = collect.Collecting._draw
-    monkeypatch.setattr(collect.Collecting, '_draw', lambda *args: os.kill(os.getpid(), signal.SIGTERM) or real(*args))
+    """In the second call, which is given up at once; the first call's samples are kept."""
+    real, calls = collect.Collecting._draw, []
+
+    def draw(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(collect.Collecting, '_draw', draw)
     with pytest.raises(stage.Stopped) as stopped:
         begun(whole, tmp_path)
     assert stopped.value.code == 128 + signal.SIGTERM

@@ -17,6 +17,7 @@ from r1jax.config import Part
 from r1jax.data import datasets, stored
 from r1jax.data.table import Fields, Table, TableExamples
 from r1jax.rewards import combine
+from r1jax.rewards.pool import Pool
 from r1jax.settings import BadInput
 from r1jax.train.prepare import prepare
 from r1jax.train.stored import StoredSource
@@ -75,7 +76,8 @@ def on_disk(tmp_path) -> tuple:
 
 
 def prepared(recipe, tmp_path):
-    ready = prepare(recipe, str(tmp_path), ('base', 'zero'), 8, pool=None)
+    with Pool(1) as pool:
+        ready = prepare(recipe, str(tmp_path), ('base', 'zero'), 8, pool)
     return [ready.job(name) for name in ('base', 'zero')]  # no reward here has a deadline
 
 

@@ -151,7 +151,7 @@ def test_steps_below_bfloat16_s_resolution_add_up_in_the_master_weights():
 def operand_types(compiled):
     """Of every `dot` in a compiled program: the types of its inputs."""
     program = hlo.Program(compiled.as_text())
-    for instruction, _ in program.walk():
+    for instruction, *_ in program.walk():
         if instruction.op == 'dot':
             yield tuple(hlo.dims(program.shapes[o])[0][0] for o in instruction.operands[:2]), instruction.shape
 

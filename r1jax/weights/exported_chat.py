@@ -34,7 +34,7 @@ R1 = (
     "{%- elif message.role == 'system' and loop.first %}"
     '{{ message.content }}'
     '{%- else %}'
-    "{{ raise_exception('R1's template has no role ' + message.role + ' here') }}"
+    "{{ raise_exception('the R1 template has no role ' + message.role + ' here') }}"
     '{%- endif %}'
     '{%- endfor %}'
     f'{{%- if add_generation_prompt %}}{ASSISTANT}{{%- endif %}}'
