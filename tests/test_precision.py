@@ -163,12 +163,7 @@ def plain_dot():
 
 def engine_s(cfg, params):
     """The program that decodes in slots."""
-    table = programs.Table(
-        key=jax.ShapeDtypeStruct((4, 2), jnp.uint32),
-        temperature=jax.ShapeDtypeStruct((4,), jnp.float32),
-        done=jax.ShapeDtypeStruct((4,), bool),
-        **{n: jax.ShapeDtypeStruct((4,), jnp.int32) for n in ('start', 'limit', 'drawn', 'last', 'length')},
-    )
+    table = programs.Table.empty(4, 2)
     weights = jax.eval_shape(lambda p: programs.prepared(p, cfg), params)
     entry = jax.ShapeDtypeStruct((1, cfg.kv_heads, cfg.head_dim, 8), cfg.dtype)
     kv = entry, jax.ShapeDtypeStruct((1, cfg.kv_heads, 8, cfg.head_dim), cfg.dtype)
