@@ -259,7 +259,8 @@ def _summary(recipe: Recipe, workdir: str, running: dict | None = None) -> dict:
 
 
 def _log(workdir: str) -> Log:
-    return Log(workdir, _known(workdir)) if distributed.first() else Unwritten()
+    known = _known(workdir)  # by all: they open checkpoints together
+    return Log(workdir, known) if distributed.first() else Unwritten()
 
 
 def _say(text: str) -> None:
