@@ -61,8 +61,7 @@ def packages(required: Iterable[str] | None = None) -> Iterator[Finding]:
             return
     here: dict[str, list[str]] = {'': []}
     lacking: dict[str, list[str]] = {'': []}
-    for requirement in map(Requirement, required):
-        extra = _extra(requirement)
+    for extra, requirement in _expanded(map(Requirement, required)):
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
@@ -85,6 +84,21 @@ def packages(required: Iterable[str] | None = None) -> Iterator[Finding]:
 
 
 _TOLD = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def _expanded(requirements: Iterable[Requirement]) -> Iterator[tuple[str, Requirement]]:
+    """Each requirement with the extra that it belongs to, and behind it what it asks for by extras of its own, as jax[tpu] does libtpu."""
+    for requirement in requirements:
+        extra = _extra(requirement)
+        yield extra, requirement
+        for wanted in requirement.extras:
+            try:
+                theirs = importlib.metadata.requires(requirement.name) or ()
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            for each in map(Requirement, theirs):
+                if _extra(each) and each.marker and each.marker.evaluate({'extra': wanted}):
+                    yield extra, each
 
 
 def _extra(requirement: Requirement) -> str:

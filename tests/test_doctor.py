@@ -1,5 +1,6 @@
 """`r1jax doctor`: each check sees what is wrong, and says what to do."""
 
+import importlib.util
 import json
 
 import pytest
@@ -92,3 +93,10 @@ def test_graders_that_err_are_in_the_way(monkeypatch):
     monkeypatch.setattr(code.Code, 'judge', lambda *_: code.Verdict(1, 1, ''))
     found = one(doctor.sandbox())
     assert found.level == 'fix' and '[1.0, 1.0]' in found.seen
+
+
+def test_an_extra_of_an_extra_counts():
+    """jax[tpu] is not installed where jax is and libtpu is not."""
+    _, extras = doctor.packages(['jax>=0.1', 'jax[tpu]>=0.1; extra == "tpu"'])
+    libtpu = importlib.util.find_spec('libtpu') is not None
+    assert extras.seen == f'installed: {"tpu" if libtpu else "none"}'
