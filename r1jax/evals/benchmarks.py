@@ -10,7 +10,7 @@ Nothing is downloaded but by TFDS, where a benchmark names it and no folder is g
 
 Where a set lies on the hub and what its fields are is `r1jax.data.sets`'s to say, or else stands here, from memory unless a comment says
 more: a row without the fields fails with the names that it has. Prompts: the directive for mathematics is the one that R1's model card
-recommends; the others are ours, since the report does not print its own.
+recommends (from memory, too); the others are ours, since the report does not print its own.
 
 What a kept harness measures (`r1jax.evals.harness`) stands in `HARNESS`, and what is judged in pairs in `r1jax.evals.winrate`.
 """

@@ -147,6 +147,7 @@ class Program:
         self.trips = trips
         self.unknown: set[str] = set()  # scopes of loops that count once because nobody knows better
         self.uncounted: collections.Counter[str] = collections.Counter()  # kernels whose operations nobody says
+        self._cached: dict[str, tuple] = {}  # of fused computations, what `_parts` found
         self.computations: dict[str, list[Instruction]] = {}
         self.entry, current = '', []
         for line in text.splitlines():
@@ -291,8 +292,6 @@ class Program:
 
     def _parts(self, name: str) -> tuple[dict[int, int | None], int | None]:
         """Of a fused computation: bytes that it reads of each parameter and writes, where these are parts; None: the whole."""
-        if not hasattr(self, '_cached'):
-            self._cached: dict[str, tuple] = {}
         if name not in self._cached:
             body = self.computations[name]
             users = collections.defaultdict(list)

@@ -156,7 +156,7 @@ class Training:
     @contextlib.contextmanager
     def _traced(self, step: int) -> Iterator[None]:
         """Traces the step that is asked for."""
-        if jax.process_index() or self.context.profile != profile.Wanted(self.stage.name, step):
+        if not distributed.first() or self.context.profile != profile.Wanted(self.stage.name, step):
             yield
             return
         with profile.traced(self.workdir, step):

@@ -67,11 +67,12 @@ def run(
 
 
 def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None, profile: str | None) -> dict:
-    wanted = [s.name for s in chosen(recipe, stage, first)]
+    stages = chosen(recipe, stage, first)
+    wanted = [s.name for s in stages]
     with as_bad_input():
         validate(recipe, jax.device_count())
-        ahead.refuse_many(chosen(recipe, stage, first), jax.process_count())
-        traced = profiles.wanted(profile, chosen(recipe, stage, first)) if profile else None
+        ahead.refuse_many(stages, jax.process_count())
+        traced = profiles.wanted(profile, stages) if profile else None
         _refuse_idle(recipe)
         status = distributed.told(lambda: open_workdir(workdir, recipe))
         distributed.same_folder(workdir)
