@@ -453,10 +453,14 @@ class Faults:
             return (each.name, step) if step <= count else None
         return None
 
-    def _nan(self, run: Run) -> Row | None:
+    def _killed(self, run: Run, on_policy: bool) -> tuple[str, int] | None:
+        """Where a run is, which is killed there: see `_current`."""
         run.process.kill()
         run.process.wait()
-        if (found := self._current(False)) is None:
+        return self._current(on_policy)
+
+    def _nan(self, run: Run) -> Row | None:
+        if (found := self._killed(run, False)) is None:
             return None
         stage, step = found
 
@@ -467,9 +471,7 @@ class Faults:
         return self._beside(run, 'nan', {NAN: f'{stage}:{step}'}, stage, step, told)
 
     def _hang(self, run: Run) -> Row | None:
-        run.process.kill()
-        run.process.wait()
-        if (found := self._current(True)) is None:
+        if (found := self._killed(run, True)) is None:
             return None
         stage, step = found
         flag = self.folder / 'hang'
