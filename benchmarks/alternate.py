@@ -9,16 +9,17 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 
-def run(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[dict]]:
-    """By name, what each command printed as its last line, a JSON object, in each round. Lines are passed on as they come.
+def run(commands: Mapping[str, Sequence[str]], rounds: int, order: Sequence[str] = ()) -> dict[str, list[dict]]:
+    """By name, what each command printed as its last line, a JSON object, whenever it ran. A round runs the names of `order`, by default
+    each once. Lines are passed on as they come.
 
     Raises:
       SystemExit: a command failed; with the end of what it said.
     """
     seen: dict[str, list[dict]] = {name: [] for name in commands}
     for _ in range(rounds):
-        for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True)
+        for name in order or commands:
+            done = subprocess.run(commands[name], capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f'{name} failed:\n{done.stderr[-3000:]}')
             line = done.stdout.strip().splitlines()[-1]

@@ -7,7 +7,8 @@ are printed.
     python benchmarks/compare.py --workload W --trl trl/bin/python --tunix tunix/bin/python --model smollm2-hf
 
 Each peer runs in its own environment and its own process; without --trl or --tunix it is left out. Each line that they print is passed
-on, and the last line is the summary.
+on, and the last line is the summary. r1jax runs before, between and after its peers, in every round. A step of theirs takes minutes on W
+and V: `--rounds 1 --steps 3` then loads and warms each up once.
 """
 
 import argparse
@@ -29,15 +30,23 @@ def main() -> None:
     parser.add_argument('--tunix', help="python of Tunix's environment")
     parser.add_argument('--model', default='', help='folder of peers/hf_folder.py, for W and V')
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--steps', type=int, default=0, help='timed steps a round (default: as each script says)')
+    parser.add_argument(
+        '--own-steps', type=int, default=0, help='timed steps of a run of ours (default: as its script says)'
+    )
+    parser.add_argument(
+        '--steps', type=int, default=0, help='timed steps of a run of a peer (default: as its script says)'
+    )
     a = parser.parse_args()
-    own = ['--workload', a.workload, *(['--steps', str(a.steps)] if a.steps else [])]
-    commands = {'r1jax': [sys.executable, str(HERE / 'grpo_step.py'), *own]}
+    own = ['--workload', a.workload]
+    ours = ['--steps', str(a.own_steps)] if a.own_steps else []
+    commands, order = {'r1jax': [sys.executable, str(HERE / 'grpo_step.py'), *own, *ours]}, ['r1jax']
     for name in ('trl', 'tunix'):
         if python := getattr(a, name):
             model = ['--model', a.model] if a.model else []
-            commands[name] = [python, str(HERE / 'peers' / f'{name}_step.py'), *own, *model]
-    seen = alternate.run(commands, a.rounds)
+            steps = ['--steps', str(a.steps)] if a.steps else []
+            commands[name] = [python, str(HERE / 'peers' / f'{name}_step.py'), *own, *steps, *model]
+            order += [name, 'r1jax']
+    seen = alternate.run(commands, a.rounds, order)
     medians = alternate.medians(seen, PARTS)
     ours = medians['r1jax']
     ratios = {n: {p: round(m[p] / ours[p], 3) for p in PARTS} for n, m in medians.items() if n != 'r1jax'}

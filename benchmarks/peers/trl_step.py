@@ -3,7 +3,8 @@
     pip install torch trl
     python benchmarks/peers/trl_step.py --workload T              # TV; W and V: --model DIR of hf_folder.py
 
-Prints one JSON line. Times are read inside real trainer steps, the first of which is left out:
+Prints one JSON line. Times are read inside real trainer steps, the first of which is left out (not of V, where a step
+takes five minutes and warming up is nothing beside it: give it three or more):
   gen    GRPOTrainer._generate_single_turn, all sequences of the step
   score  the reference's log-probabilities
   train  the step less GRPOTrainer._prepare_inputs: forward, backward, AdamW over all microbatches
@@ -71,7 +72,8 @@ def main() -> None:
     a = parser.parse_args()
     w = WORKLOADS[a.workload]
     lens, folder = lengths(w), tempfile.mkdtemp()
-    B, steps = len(lens), 1 + (a.steps or (1 if w['pretrained'] else 6))
+    B, cold = len(lens), 0 if a.workload == 'V' else 1
+    steps = cold + (a.steps or (1 if w['pretrained'] else 6))
     micro = a.micro or (8 if w['pretrained'] else B)
     prompts = None if w['pretrained'] else tiny(w, folder)
     source = a.model if w['pretrained'] else folder
@@ -149,8 +151,8 @@ def main() -> None:
 
     parts = {'gen': by_step(seen['gen']), 'score': by_step(seen['score']), 'step': seen['step']}
     parts['train'] = [s - p for s, p in zip(seen['step'], by_step(seen['prepare']), strict=True)]
-    out = {f'{k}_s': round(statistics.median(v[1:]), 4) for k, v in parts.items()}
-    spread = {k: summary(v[1:]) for k, v in parts.items()}
+    out = {f'{k}_s': round(statistics.median(v[cold:]), 4) for k, v in parts.items()}
+    spread = {k: summary(v[cold:]) for k, v in parts.items()}
     emit(
         peer='trl',
         workload=w['name'],

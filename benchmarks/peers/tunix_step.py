@@ -4,7 +4,7 @@
     python benchmarks/peers/tunix_step.py --workload T            # TV; W and V: --model DIR of hf_folder.py
 
 Prints one JSON line. Times are read inside real learner steps, each phase blocked to its end; the first two, which compile, are left
-out:
+out (of V the first alone, as a step takes six minutes: give it three or more):
   gen    RLCluster.generate, one call for all sequences
   score  RLCluster.get_ref_per_token_logps
   train  the sum of RLCluster.update_actor over the microbatches
@@ -71,7 +71,7 @@ def main() -> None:
     w = WORKLOADS[a.workload]
     lens, new, Q = lengths(w), w['new'], w['questions']
     B, micro = len(lens), a.micro or (1 if w['pretrained'] else Q)
-    cold = 2
+    cold = 1 if a.workload == 'V' else 2
     steps = cold + (a.steps or (1 if w['pretrained'] else 6))
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ('fsdp', 'tp'))
     config = llama.ModelConfig(
