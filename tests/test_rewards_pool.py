@@ -143,6 +143,8 @@ def test_it_starts_warm_and_says_early_what_cannot_be_loaded():
         with pytest.raises(ImportError, match='pip install'):
             missing.result()
         assert pool.grade(graders.Warmed(), items(1), 0.2)[0].value == 1
+        (later,) = pool.warm([graders.number])  # by workers that run already and have nothing to do
+        assert later.result(10) is None
 
 
 def test_workers_that_cannot_be_started_are_reported(monkeypatch):

@@ -59,7 +59,7 @@ class Pool:
         )
         self.memory = memory
         self._functions: dict[bytes, Function] = {}
-        self._expected: list[Function] = []  # that every worker loads as it starts
+        self._expected: list[Function] = []  # that every worker loads, before it grades on
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -120,7 +120,7 @@ class Pool:
         warmed = [self._function(fn) for fn in functions]
         self._expected += warmed
         if warmed:
-            self._call(lambda: None)
+            self._call(lambda: self._there.set())
         return [function.ready for function in warmed]
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class Pool:
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         self._queue = Queue(self.workers)
-        self._there = asyncio.Event()  # something is in the queue
+        self._there = asyncio.Event()  # something is in the queue, or to be loaded
         self._busy: set[Worker] = set()
         self._failures = 0  # to start a worker, in a row
         ready.set()
@@ -200,23 +200,25 @@ class Pool:
     async def _tend(self) -> None:
         """The life of one place in the pool: a worker after another, and the chunks that they grade."""
         while True:
-            worker, began = None, False
+            worker, began, known = None, False, 0
             try:
                 worker = Worker()
                 await worker.start()
                 self._failures, began = 0, True
-                for function in self._expected:
-                    try:
-                        await self._load(worker, function)
-                    except (ImportError, ValueError, RuntimeError) as error:
-                        _fail(function.ready, error)
                 while True:
-                    while not (chunk := self._queue.take()):
+                    for function in self._expected[known:]:
+                        known += 1
+                        try:
+                            await self._load(worker, function)
+                        except (ImportError, ValueError, RuntimeError) as error:
+                            _fail(function.ready, error)
+                    if chunk := self._queue.take():
+                        await self._grade(worker, chunk)
+                        if resident(worker.process.pid) > self.memory / 2:
+                            break  # one that leaks is replaced between calls, before it costs one
+                    elif known == len(self._expected):
                         self._there.clear()
                         await self._there.wait()
-                    await self._grade(worker, chunk)
-                    if resident(worker.process.pid) > self.memory / 2:
-                        break  # one that leaks is replaced between calls, before it costs one
             except (Lost, OSError) as error:
                 if not began:
                     await self._give_up(error)
