@@ -108,27 +108,30 @@ def admit(
     the front of slot slot[i], for i < count. slot, source: i32[n].
     """
 
-    def own(layers, prompts, mine, slot, source, count):
-        C = layers[0][1].shape[3]
+    C = layers[0][1].shape[3]
 
+    def blocked(a, axis):
+        """[A,…] with entries along an axis -> [A,M',…], block by block: one copy a layer, however long the prompt."""
+        pad = [(0, -a.shape[axis] % C if i == axis else 0) for i in range(4)]
+        a = jnp.pad(a, pad)
+        return jnp.moveaxis(a.reshape(*a.shape[:axis], -1, C, *a.shape[axis + 1 :]), axis, 1)
+
+    def own(layers, prompts, mine, slot, source, count):
         def copy(i, layers):
             at = slot[i] - mine[0]
             here = (at >= 0) & (at < mine.shape[0])  # on a mesh another device's slots are passed over
-            at = jnp.where(here, at, 0)
+            place = 0, jnp.where(here, at, 0), 0, 0, 0
 
-            def put(a, new, axis):  # axis: that of the entries
-                new = jax.lax.dynamic_index_in_dim(new, source[i], 0, keepdims=False)
-                for block, first in enumerate(range(0, new.shape[axis], C)):
-                    part = jax.lax.slice_in_dim(new, first, min(first + C, new.shape[axis]), axis=axis)[None, None]
-                    place = block, at, 0, 0, 0
-                    before = jax.lax.dynamic_slice(a, place, part.shape)
-                    a = jax.lax.dynamic_update_slice(a, jnp.where(here, part, before), place)
-                return a
+            def put(a, new):
+                new = jax.lax.dynamic_index_in_dim(new, source[i], 0, keepdims=False)[:, None]
+                before = jax.lax.dynamic_slice(a, place, new.shape)
+                return jax.lax.dynamic_update_slice(a, jnp.where(here, new, before), place)
 
-            return tuple((put(k, pk, 2), put(v, pv, 1)) for (k, v), (pk, pv) in zip(layers, prompts, strict=True))
+            return tuple((put(k, pk), put(v, pv)) for (k, v), (pk, pv) in zip(layers, prompts, strict=True))
 
         return jax.lax.fori_loop(0, count, copy, layers)
 
+    prompts = tuple((blocked(k, 3), blocked(v, 2)) for k, v in prompts)
     mine = jnp.arange(layers[0][0].shape[1])
     return placed(sharding.by_rows(own, (1, None, 0, None, None, None), 1)(layers, prompts, mine, slot, source, count))
 
