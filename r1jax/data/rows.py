@@ -186,7 +186,9 @@ def json_lines(path: str | Path) -> Iterator[tuple[int, Row]]:
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except json.JSONDecodeError as error:
+                raise ValueError(f'{path}:{number}: not a JSON line: {error.msg} at column {error.pos + 1}') from error
+            except UnicodeDecodeError as error:
                 raise ValueError(f'{path}:{number}: not a JSON line: {error}') from error
             if not isinstance(row, dict):
                 raise ValueError(f'{path}:{number}: expected a JSON object, found {type(row).__name__}')

@@ -107,7 +107,6 @@ def admit(
     """The layers with prompts copied into slots: entry source[i] of the prompts, keys [A,K,H,P] and values [A,K,P,V] of each layer, to
     the front of slot slot[i], for i < count. slot, source: i32[n].
     """
-
     C = layers[0][1].shape[3]
 
     def blocked(a, axis):

@@ -325,13 +325,14 @@ def digest(facts: Iterable[str | Tokens]) -> str:
 
 
 def blamed(what: str, load: Callable[[], Any]) -> Any:
-    """`load()`, its ValueErrors turned into BadInput that names `what`."""
+    """`load()`, its ValueErrors turned into BadInput that names `what`, such as `stage zero` or `weights PATH`."""
     try:
         return load()
     except BadInput:
         raise
     except ValueError as error:
-        raise BadInput(f'{what}: {error}') from error
+        named = str(error).startswith(what.partition(' ')[2] or what)  # a path need not be told twice
+        raise BadInput(str(error) if named else f'{what}: {error}') from error
 
 
 def fit(
