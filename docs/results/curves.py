@@ -26,8 +26,12 @@ polyline { fill: none; stroke: var(--c); stroke-width: 2 } .raw { opacity: .3; s
 
 def draw(runs: list[dict]) -> str:
     """`runs`: as `collect.run` makes them, of the same recipe. '' where no stage is one of RL."""
-    each = [_charts(runs, stage) for stage in runs[0]['stages']]
-    rows = [charts[i : i + ACROSS] for charts in each for i in range(0, len(charts), ACROSS)]
+    return laid([_charts(runs, stage) for stage in runs[0]['stages']])
+
+
+def laid(groups: list[list[tuple[str, str]]]) -> str:
+    """Charts, each a title with what `drawn` gives of it, in rows; each group begins a row."""
+    rows = [charts[i : i + ACROSS] for charts in groups for i in range(0, len(charts), ACROSS)]
     if not rows:
         return ''
     across = max(map(len, rows))
@@ -56,8 +60,13 @@ def _charts(runs, stage) -> list[tuple[str, str]]:
         series = [_series(seed, *zip(*course, strict=True), exact=True) for seed, course in courses]
         share = all(0 <= s.y.min() and s.y.max() <= 1 for s in series)
         found.append((f'{stage}: {name}, evaluated', Plot(name, (), percent=share, whole=share), series))
-    drawn = [(title, figure(plot, series)) for title, plot, series in found]
-    return [(title, re.search(r'<svg[^>]*>(.*)</svg>', html, re.DOTALL)[1]) for title, html in drawn if html]
+    return [(title, svg) for title, plot, series in found if (svg := drawn(plot, series))]
+
+
+def drawn(plot: Plot, series: list[Series]) -> str:
+    """What is inside the SVG of a chart; '' where there is nothing to draw."""
+    html = figure(plot, series)
+    return re.search(r'<svg[^>]*>(.*)</svg>', html, re.DOTALL)[1] if html else ''
 
 
 def _course(entry: dict, name: str) -> list[tuple[int, float]]:
