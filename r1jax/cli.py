@@ -3,6 +3,7 @@
     r1jax run EXPERIMENT            from a recipe to a workdir: trains, evaluates, resumes
     r1jax export CHECKPOINT DIR     writes a Hugging Face folder, or with --adapter one for PEFT
     r1jax report WORKDIR            writes a workdir's report.html anew
+    r1jax diagnose WORKDIR          says why a run does not learn, or why not to believe that it does
     r1jax grade FILE                grades a file of problems with completions
     r1jax new NAME                  writes a small experiment with a reward of its own, and its test
     r1jax doctor                    says what this machine gives to a run, and what to do where something is in the way
@@ -169,6 +170,38 @@ class Report:
         if not (self.workdir / 'config.json').is_file():
             raise BadInput(f'{self.workdir} is no workdir: it has no config.json')
         print(report.write(self.workdir))
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Say why a run does not learn, or why not to believe that it does, from its records. Exit status 1: there is a problem.
+
+    It may be going on. Each finding has its evidence and what to do; docs/diagnosis.md has more of each.
+    """
+
+    afterwards: ClassVar[str] = ''
+
+    workdir: Annotated[tyro.conf.Positional[Path], _arg('WORKDIR')]
+    """Where an experiment was run."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print a JSON line for each finding: stage, check, severity, seen, todo, steps, numbers."""
+
+    def __call__(self) -> None:
+        import json
+
+        from r1jax import settings
+        from r1jax.report import diagnosis
+
+        if not (self.workdir / 'config.json').is_file():
+            raise settings.BadInput(f'{self.workdir} is no workdir: it has no config.json')
+        with settings.as_bad_input():
+            found = diagnosis.diagnose(self.workdir)
+        for each in found:
+            print(json.dumps(each.record(), ensure_ascii=False) if self.json else each.lines())
+        if not found and not self.json:
+            print('none of the faults that are looked for is in its records')
+        if any(each.severity == 'problem' for each in found):
+            sys.exit(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -451,7 +484,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'r1jax {r1jax.__version__}')
         return 0
     about = f'{r1jax.__doc__} This is version {r1jax.__version__}, as --version says.'
-    commands = Run | Eval | Serve | Chat | Export | Report | Grade | Plan | New | Doctor
+    commands = Run | Eval | Serve | Chat | Export | Report | Diagnose | Grade | Plan | New | Doctor
     command = tyro.cli(commands, prog='r1jax', description=about, args=argv)
 
     runtime.configure()

@@ -73,7 +73,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     },
     'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'curate', 'evals', 'report'},
     # the names of a workdir's files, what counts as reflection, and nothing that would start jax
-    'report': {'train.log', 'rewards.language', 'rewards.reflection'},
+    'report': {'train.log', 'rewards.accuracy', 'rewards.language', 'rewards.reflection'},
     'serve': {'__init__', 'config', 'sharding', 'sample', 'data', 'train.restore', 'settings'},
     'settings': {'config'},
     'checks': {'config', 'presets', 'settings'},
@@ -170,7 +170,7 @@ def test_pure_rooms_do_not_touch_the_world(path):
     [
         ('r1jax.cli', ['jax', 'flax', 'optax', 'orbax', 'tensorflow_datasets', 'grain', 'numpy', 'rich']),
         (
-            'r1jax.grade, r1jax.report, r1jax.settings',
+            'r1jax.grade, r1jax.report.diagnosis, r1jax.settings',
             ['jax', 'flax', 'optax', 'orbax', 'tensorflow_datasets', 'grain', 'rich'],
         ),
     ],

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from r1jax.report.diagnosis import diagnose
 from r1jax.settings import load_recipe
 from r1jax.train import stage
 from r1jax.train.log import read
@@ -46,6 +47,12 @@ def test_the_committed_results_show_it():
 @pytest.mark.timeout(1500)
 def test_a_new_run_shows_it(told):
     assert_learned_to_reason(json.loads((told / 'summary.json').read_text())['stages']['zero'])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_new_run_has_nothing_wrong(told):
+    assert diagnose(told) == []
 
 
 @pytest.mark.slow

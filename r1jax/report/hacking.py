@@ -8,18 +8,13 @@ that came most often; and what could not be graded at all. Warnings follow 95 % 
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
 
-import numpy as np
-
-from r1jax.report.curves import WINDOW, Z, first_steps, last_steps
-from r1jax.report.findings import apart
+from r1jax.report.curves import first_steps, last_steps
+from r1jax.report.diagnosis.hacked import Fall, courses_of, falls
+from r1jax.report.diagnosis.rollouts import ERRORS, REPEATED
 from r1jax.report.page import number, text
 from r1jax.report.samples import Record, completion
-from r1jax.report.workdir import Point, StageRun
-
-REPEATED = 0.5  # of a rollout's responses being one text, from which there is a warning
-ERRORS = 0.01  # of the samples ungraded, from which there is a warning
+from r1jax.report.workdir import StageRun
 
 
 def monitor(stage: StageRun, newest: list[Record]) -> str:
@@ -37,23 +32,10 @@ def monitor(stage: StageRun, newest: list[Record]) -> str:
 
 
 def _apart(stage: StageRun) -> list[tuple[bool, str]]:
-    """Whether a figure of the evaluations fell between any two of them while the reward that stands for it rose.
-
-    That of accuracy is the sum of all rewards. That of another part of an evaluation, such as the rule that a preference model was
-    trained to know, is the part of the same name in training where there is one.
-    """
-    found, most = [], 0
-    capped = stage.course('capped_at')
-    parts = {name for both in stage.measured.values() for result in both.values() for name in result.get('parts') or {}}
-    for key in ('pass@1', *(f'part/{name}' for name in sorted(parts))):
-        path = key.replace('part/', 'reward/') if key != 'pass@1' else 'reward/mean'
-        path = path if stage.column(path)[1].size else 'reward/mean'
-        courses = {name: points for name, points in stage.course(key).items() if name not in capped}
-        most = max(most, *map(len, courses.values())) if courses else most
-        _, words = max((_worst(stage, path, key, *each) for each in courses.items()), default=(0.0, ''))
-        found += [(True, words)] if words else []
-    if found:
-        return found
+    """Whether a figure of the evaluations fell between any two of them while the reward that stands for it rose (`falls`)."""
+    if found := falls(stage):
+        return [(True, _told(fall)) for fall in found]
+    most = max((len(points) for courses in courses_of(stage).values() for points in courses.values()), default=0)
     if most < 2:
         words = 'Accuracy was not measured on held-out questions more than once: whether it follows the reward is not known.'
     else:
@@ -61,38 +43,15 @@ def _apart(stage: StageRun) -> list[tuple[bool, str]]:
     return [(False, words)]
 
 
-def _worst(stage: StageRun, path: str, key: str, name: str, points: Sequence[Point]) -> tuple[float, str]:
-    """The deepest fall of an evaluation's figure while the reward `path` rose, and what to say of it; (0, '') if there is none."""
-    steps, _ = stage.column(path)
-    worst = 0.0, ''
-    for i, first in enumerate(points):
-        for later in points[i + 1 :]:
-            if later.value >= first.value or not apart(first.ci, later.ci) or first.step < steps[0] - 1:
-                continue  # a reward that was not given yet cannot have risen meanwhile
-            low, high = _reward_at(stage, path, first.step), _reward_at(stage, path, later.step)
-            if not low or not high or high[0] <= low[1]:
-                continue
-            figure = key.removeprefix('part/')
-            was, then = (number(point.value, percent=key == 'pass@1') for point in (first, later))
-            reward = 'the reward' if path == 'reward/mean' else text(path)
-            subject = 'held-out accuracy' if key == 'pass@1' else f'the held-out {text(figure)}'
-            words = (
-                f'<b>{reward[0].upper()}{reward[1:]} rose while {subject} fell</b>: on {text(name)}, {text(figure)} went from '
-                f'{was} at step {first.step:,} to {then} at step {later.step:,}, the reward up by '
-                f'{sum(high) / 2 - sum(low) / 2:.3g}.'
-            )
-            worst = max(worst, (first.value - later.value, words))
-    return worst
-
-
-def _reward_at(stage: StageRun, path: str, step: int) -> tuple[float, float] | None:
-    """95 % interval of a reward's mean in the fifth of its steps around `step`."""
-    steps, values = stage.column(path)
-    if values.size < 4:
-        return None
-    near = np.argsort(np.abs(steps - step), kind='stable')[: max(2, int(WINDOW * values.size))]
-    half = Z * values[near].std(ddof=1) / np.sqrt(near.size)
-    return values[near].mean() - half, values[near].mean() + half
+def _told(fall: Fall) -> str:
+    rated = fall.figure == 'pass@1'
+    was, then = (number(point.value, percent=rated) for point in (fall.before, fall.after))
+    reward = 'the reward' if fall.path == 'reward/mean' else text(fall.path)
+    subject = 'held-out accuracy' if rated else f'the held-out {text(fall.figure)}'
+    return (
+        f'<b>{reward[0].upper()}{reward[1:]} rose while {subject} fell</b>: on {text(fall.evaluation)}, {text(fall.figure)} went from '
+        f'{was} at step {fall.before.step:,} to {then} at step {fall.after.step:,}, the reward up by {fall.gain:.3g}.'
+    )
 
 
 def _errors(stage: StageRun) -> tuple[bool, str] | None:
