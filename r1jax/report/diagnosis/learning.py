@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from r1jax.report.diagnosis.finding import Finding, course, percent, rewards_since
 from r1jax.report.diagnosis.rollouts import SOLVED
 from r1jax.report.workdir import StageRun
@@ -14,10 +12,6 @@ DEAD = 1e-9  # a learning rate below which float32 weights of about 0.02 stay th
 WARM = 0.5  # of a stage's steps spent on warm-up, from which most of it is not trained at its rate
 # Of the steps changed nothing; one or two after a bad batch are in order, as `Stage.on_nan` says
 SKIPPED, MOSTLY_SKIPPED = 0.02, 0.2
-# Times the median of the steps before: of the gradient's norm with GRPO, of the loss elsewhere, whose gradients have spikes in healthy
-# stages, too. How many such steps are worth a line
-SPIKE, LOSS_SPIKE, SPIKES = 10.0, 2.0, 3
-WINDOW, BEFORE = 32, 8  # steps that the median is of, at most and at least, as in `r1jax.train.spikes`
 NEAR = 0.02  # relative: a loss that ends within this of where it began has not moved
 
 
@@ -67,21 +61,6 @@ def gradient(stage: StageRun) -> Iterator[Finding]:
                       norm.whole, {'grad_norm': 0.0})  # fmt: skip
 
 
-def spikes(stage: StageRun) -> Iterator[Finding]:
-    """Steps that stand out, by the rule that `Stage.spike` rolls back by (`r1jax.train.spikes`)."""
-    reinforced = bool(stage.column('reward/mean')[1].size)
-    path, factor = ('grad_norm', SPIKE) if reinforced else ('loss', LOSS_SPIKE)
-    steps, values = stage.column(path)
-    usual = [np.median(values[max(0, i - WINDOW) : i]) if i >= BEFORE else np.inf for i in range(values.size)]
-    hit = steps[values > factor * np.array(usual)] if values.size else steps
-    if hit.size >= SPIKES:
-        what = 'the norm of the gradient' if reinforced else 'the loss'
-        yield Finding(stage.name, 'spikes', 'warning',
-                      f'in {hit.size:,} steps {what} was over {factor:.0f} times the median of the steps before',
-                      f'have such steps rolled back (spike={factor:.0f}), lower the learning rate, look at their batches',
-                      (int(hit[0]), int(hit[-1])), {'steps': float(hit.size), f'{path}, largest': float(values.max())})  # fmt: skip
-
-
 def loss(stage: StageRun) -> Iterator[Finding]:
     """Of a stage that learns from stored data: does its loss fall? (GRPO's is near 0 whatever happens.)"""
     if stage.column('reward/mean')[1].size or not (values := course(stage, 'loss')):
@@ -108,4 +87,4 @@ def no_gain(stage: StageRun) -> Iterator[Finding]:
                   'one', reward.whole, {'first': reward.first, 'last': reward.last})  # fmt: skip
 
 
-CHECKS = (rate, skipped, gradient, spikes, loss, no_gain)
+CHECKS = (rate, skipped, gradient, loss, no_gain)
