@@ -10,6 +10,7 @@ version = re.search("__version__ = '(.+)'", (here / 'r1jax' / '__init__.py').rea
 
 gguf = ['gguf>=0.17']
 data = ['pyarrow>=18']
+docs = ['myst-nb>=1.2', 'sphinx>=8.1', 'sphinx-book-theme>=1.1.4']
 evals = ['lm-eval>=0.4.13']
 judge = ['httpx2>=2.16']
 math = ['math-verify[antlr4_13_2]>=0.9']
@@ -54,6 +55,7 @@ setuptools.setup(
         'evals': evals,  # benchmarks that its tasks have; brings `datasets`
         'data': data,  # Parquet and Arrow files
         'judge': judge,  # a judge behind an OpenAI-compatible endpoint
+        'docs': docs,  # the site: sphinx-build -W docs build/docs
         'math': math,  # the reward of formulas
         'serve': serve,
         'tpu': ['jax[tpu]>=0.10'],

@@ -1,21 +1,21 @@
-"""The Python of the pages in docs/ runs as it stands, and prints what they say."""
+"""The pages run as they stand, and print what they say: Python by default, those with commands among the slow tests."""
 
-import pathlib
 import re
+import sys
 
+import pages
 import pytest
 
 from r1jax.data import sets
 
-DOCS = pathlib.Path(__file__).parents[1] / 'docs'
+ROOT, DOCS = pages.ROOT, pages.DOCS
 
 
 def run(name: str) -> str:
     """Runs a page's Python blocks, in order; returns the page."""
-    page = (DOCS / name).read_text(encoding='utf-8')
-    code = '\n'.join(re.findall(r'```python\n(.*?)```', page, re.DOTALL))
+    code = '\n'.join(b.code for b in pages.blocks(DOCS / name) if b.language == pages.PYTHON and b.reason is None)
     exec(compile(code, f'docs/{name}', 'exec'), {})
-    return page
+    return (DOCS / name).read_text(encoding='utf-8')
 
 
 def test_judge_prints_what_it_says(tmp_path, monkeypatch, capsys):
@@ -60,12 +60,45 @@ def set_row(each) -> str:
 
 
 PRINTING = {'data.md', 'judge.md', 'models.md'}  # pages whose output a test of their own compares
+RUN = [page for page in pages.written() if page.name not in PRINTING and any(map(pages.runs, pages.blocks(page)))]
+SLOW = {page for page in RUN if any(block.mark == 'run' for block in pages.blocks(page))}  # with commands
 
 
-@pytest.mark.parametrize('name', sorted(p.name for p in DOCS.glob('*.md') if p.name not in PRINTING))
-def test_pages_run(name, tmp_path, monkeypatch):
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder to follow a page in, with what a clone has; what is imported from it is forgotten."""
     monkeypatch.chdir(tmp_path)
-    run(name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    for name in ('experiments', 'docs'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, '__file__', None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize('page', [page for page in RUN if page not in SLOW], ids=lambda page: page.stem)
+def test_pages_run(page, clone):
+    pages.run(page, clone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('page', sorted(SLOW), ids=lambda page: page.stem)
+def test_pages_with_commands_run(page, clone):
+    """A person who follows the page alone gets to its end."""
+    pages.run(page, clone)
+
+
+def test_what_a_page_shows_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, 'ROOT', tmp_path)
+    page = tmp_path / 'page.md'
+    page.write_text('```python\nprint(1, 2.5)\n```\n\n```text\n1 …\n```\n')
+    pages.run(page, tmp_path)
+    other = tmp_path / 'other.md'
+    other.write_text(page.read_text().replace('1 …', '2 …'))
+    with pytest.raises(AssertionError, match=r'other\.md:6: it prints\n1 2\.5'):
+        pages.run(other, tmp_path)
 
 
 def test_models_prints_what_it_says(capsys):

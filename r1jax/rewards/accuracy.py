@@ -7,7 +7,7 @@ task's own scorer.
 Model text is never evaluated, and work on it is bounded: numbers are read by a pattern and compared as fractions. A
 scorer that evaluates what it grades (`eval`, sympy's `parse_expr`) must not be used here, in the process that trains:
 one sample could forge every later reward. `reasoning_gym` refuses tasks whose scorer does. What needs more than this
-waits for a pool of workers that can be killed (issue 4).
+is graded in processes that can be killed (`r1jax.rewards.mathematics`, `r1jax.rewards.pool`).
 """
 
 from __future__ import annotations
