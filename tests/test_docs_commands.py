@@ -11,7 +11,7 @@ import pytest
 from r1jax import cli, runtime, settings
 
 # Programs that are not ours, of which a page may show the use
-OTHERS = {'bash', 'cat', 'cd', 'cmp', 'git', 'gcloud', 'grep', 'head', 'hf', 'jupyter', 'kubectl', 'ls', 'sbatch', 'sphinx-build',
+OTHERS = {'source', 'bash', 'cat', 'cd', 'cmp', 'git', 'gcloud', 'grep', 'head', 'hf', 'jupyter', 'kubectl', 'ls', 'sbatch', 'sphinx-build',
           'tail', 'tensorboard', 'tpu-info', 'xpk', 'curl'}  # fmt: skip
 PAGES = pages.written()
 BLOCKS = [block for page in pages.everything() for block in pages.blocks(page)]

@@ -4,10 +4,11 @@ Lines are means over a few rollouts, dots evaluations. Drawn by the report's own
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
-from r1jax.report.chart import HEIGHT, WIDTH, Plot, Series, figure
+from r1jax.report.chart import HEIGHT, WIDTH, Mark, Plot, Series, figure
 
 ROLLOUTS = (
     Plot('accuracy', ('reward/accuracy',), percent=True, whole=True),
@@ -63,9 +64,9 @@ def _charts(runs, stage) -> list[tuple[str, str]]:
     return [(title, svg) for title, plot, series in found if (svg := drawn(plot, series))]
 
 
-def drawn(plot: Plot, series: list[Series]) -> str:
+def drawn(plot: Plot, series: list[Series], marks: Sequence[Mark] = ()) -> str:
     """What is inside the SVG of a chart; '' where there is nothing to draw."""
-    html = figure(plot, series)
+    html = figure(plot, series, marks)
     return re.search(r'<svg[^>]*>(.*)</svg>', html, re.DOTALL)[1] if html else ''
 
 
