@@ -38,8 +38,13 @@ def rewritten(lines: list[str]) -> list[str]:
 
 def escaped(text: str) -> str:
     """Text with its `code` as literals and nothing else that docutils would read."""
-    parts = _CODE.split(text)
-    return ''.join(f'``{part.strip("`")}``' if i % 2 else _SPECIAL.sub(r'\\\1', part) for i, part in enumerate(parts))
+    out = ''
+    for i, part in enumerate(_CODE.split(text)):
+        if i % 2:
+            out += ('\\ ' if out[-1:].isalnum() else '') + f'``{part.strip("`")}``'
+        else:  # what follows a literal directly, as in `Part`s, has to be kept apart from it
+            out += ('\\ ' if i and part[:1].isalnum() else '') + _SPECIAL.sub(r'\\\1', part)
+    return out
 
 
 def _paragraphs(lines: list[str]) -> list[list[str]]:
@@ -69,15 +74,14 @@ def _entries(lines: list[str]) -> list[str]:
 def _text(lines: list[str]) -> list[str]:
     """A paragraph, or a list whose items may go on in the next line."""
     out: list[str] = []
-    for line in lines:
-        item = _ITEM.match(line.strip())
-        if item:
-            if out and not _ITEM.match(out[-1]) and not out[-1].startswith('  '):
-                out.append('')
-            out.append(item[0] + escaped(line.strip()[len(item[0]) :]))
+    below = ''  # what goes before the next line of an item
+    for line in map(str.strip, lines):
+        if item := _ITEM.match(line):
+            out += [''] if out and not below else []
+            out.append(item[0] + escaped(line[len(item[0]) :]))
+            below = ' ' * len(item[0])
         else:
-            below = bool(out) and (bool(_ITEM.match(out[-1])) or out[-1].startswith('  '))
-            out.append(('  ' if below else '') + escaped(line.strip()))
+            out.append(below + escaped(line))
     return out
 
 

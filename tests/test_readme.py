@@ -42,7 +42,7 @@ def test_the_stages_show_the_committed_figures():
         'zero', 'cold_start', 'reasoning_rl', 'rejection', 'sft', 'helpful_rm', 'safety_rm', 'all_scenarios', 'distill',
     ]  # fmt: skip
     for name, cell in rows:
-        both = stages[name]['evals'].get('held_out')
+        both = stages[name].get('evals', {}).get('held_out')
         if both is None:
             assert cell == '–'
             continue
