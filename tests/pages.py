@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 COMMANDS = {'run': 'tests/test_story.py', 'test': '.ci/run'}  # blocks of the README -> what runs them
 RECORDS = (DOCS / 'results', DOCS / 'plans')  # pages that a script wrote: what was run stands in them
+MADE = tuple(DOCS / name for name in ('api', 'notebooks', 'project'))  # by a build of the site
 NOT_RUN = '# not run: '
 SHELL, PYTHON = 'sh', 'python'
 _FENCE = re.compile(r'^```(\S*)(?: .+)?$')  # a directive has arguments
@@ -64,7 +65,7 @@ class Block:
 def written() -> list[pathlib.Path]:
     """The pages that people write."""
     found = [*ROOT.glob('*.md'), *(ROOT / '.github').rglob('*.md'), *DOCS.glob('**/*.md')]
-    return sorted(p for p in found if not any(p.is_relative_to(r) for r in (*RECORDS, DOCS / 'notebooks')))
+    return sorted(p for p in found if not any(map(p.is_relative_to, (*RECORDS, *MADE))))
 
 
 def everything() -> list[pathlib.Path]:
@@ -158,9 +159,9 @@ def run(page: pathlib.Path, directory: pathlib.Path) -> None:
             lines = '\n' * (block.line - 1)  # so that a traceback names the page's line
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile(lines + block.code, str(page), 'exec'), namespace)
-            printed = out.getvalue()
+            printed = out.getvalue() or None
         elif block.mark == 'run':
-            printed = shell(block, directory)
+            printed = shell(block, directory) or None
         elif block.language in (SHELL, PYTHON):
             printed = None
 
