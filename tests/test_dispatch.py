@@ -115,9 +115,10 @@ def test_chunks_bound_what_may_meet_at_a_device():
 
 @pytest.mark.parametrize(
     'mesh',
-    [MeshConfig(fsdp=2, expert=2, sequence=2), pytest.param(MeshConfig(tensor=2, sequence=4), marks=pytest.mark.slow)],
+    [MeshConfig(fsdp=2, expert=2, sequence=2), MeshConfig(tensor=2, sequence=4)],
     ids=str,
 )
+@pytest.mark.slow
 def test_a_whole_update_is_that_of_one_device(mesh):
     """Latent attention by the ring, experts by their axis: parameters, optimizer state and metrics after a step."""
     rng = np.random.default_rng(3)

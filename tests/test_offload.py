@@ -25,6 +25,7 @@ def kinds_of(tree):
     return {a.sharding.memory_kind for a in jax.tree.leaves(tree) if a.ndim}  # counts of steps stay on the devices
 
 
+@pytest.mark.slow
 def test_an_optimizer_in_the_host_s_memory_gives_the_same_bits():
     tx = optim.transform(OptimConfig(1e-2))
     mesh = sharding.make_mesh(MESH)

@@ -172,6 +172,7 @@ def recipe(**change):
     return dataclasses.replace(whole, stages=(dataclasses.replace(base, steps=4), zero))
 
 
+@pytest.mark.slow
 def test_a_stage_measures_the_gap_corrects_for_it_and_evaluates_the_policy(tmp_path, monkeypatch):
     from r1jax.train import loop
 
