@@ -78,7 +78,8 @@ class Live:
     ):
         self._name = name
         self._stages = list(stages)
-        self._console = console or Console(quiet=not distributed.first())
+        # in a notebook, too, plain lines: rich's own form is a block of HTML a line
+        self._console = console or Console(quiet=not distributed.first(), force_jupyter=False)
         self._clock = clock
         self._printed = -math.inf  # when the last plain line was
         self.stage('', 0, 0)
