@@ -228,6 +228,12 @@ def test_plain_lines_are_few_and_have_the_first_and_last_step():
     )
 
 
+def test_a_notebook_gets_plain_lines_too(monkeypatch, capsys):
+    monkeypatch.setattr('rich.console._is_jupyter', lambda: True)
+    live.Live('tiny', {'zero': 3}).note('zero, before: [22 %]')
+    assert capsys.readouterr().out == 'zero, before: [22 %]\n'
+
+
 def test_pretraining_shows_its_loss():
     text = show(
         lambda view, clock: run(view, clock, {'loss': jnp.float32(2.5), 'tokens_per_second': 9e4}, 3, stage='base')
