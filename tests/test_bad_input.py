@@ -177,7 +177,7 @@ TABLE = [
         'a missing extra',
         examples("datasets.ReasoningGym('chain_sum', size=4, seed=0)"),
         '{tmp}/variant.py',
-        'TODO',
+        "the task 'chain_sum' needs reasoning-gym: run pip install 'r1jax[tasks]'",
     ),
     (
         'a truncated GGUF',
@@ -232,7 +232,8 @@ TABLE = [
         'a hostile chat template',
         written(HOSTILE),
         '{tmp}/variant.py',
-        'TODO',
+        "evaluation held_out of stage zero: the chat template fails on roles ['user']: access to attribute '__init__' of 'type' object is "
+        'unsafe.',
     ),
 ]
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from r1jax.config import ModelConfig
 from r1jax.nn.transformer import forward, init_boxed, unbox, unembedding
@@ -16,6 +17,11 @@ MODEL = ModelConfig(vocab=62, layers=2, width=32, heads=4, kv_heads=2, head_dim=
 
 def params_of(cfg=MODEL, seed=0, scale=0.3):
     """Random parameters away from their initial values, so that every term of the model matters."""
+    return _params(cfg, seed, scale)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one program: operation by operation each would be compiled on its own
+def _params(cfg, seed, scale):
     params = unbox(init_boxed(cfg, jax.random.key(seed)))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
@@ -35,8 +41,8 @@ def row_logprobs(cfg, params, prompt, response, temperature=1.0):
     """f32[N]: log-probabilities of one response, from a plain row of its own (padded behind, so that it compiles once)."""
     row = np.zeros((1, 40), np.int32)
     row[0, : len(prompt) + len(response)] = [*prompt, *response]
-    logits = full_logits(cfg, params, row)[0, len(prompt) - 1 : len(prompt) + len(response) - 1] / temperature
-    return np.asarray(jax.nn.log_softmax(np.asarray(logits))[np.arange(len(response)), np.array(response)])
+    logits = np.asarray(full_logits(cfg, params, row))[0, len(prompt) - 1 : len(prompt) + len(response) - 1]
+    return scipy.special.log_softmax(logits / temperature, -1)[np.arange(len(response)), np.array(response)]
 
 
 def random_items(rng, groups=3, samples=4, vocab=61, weight=None):
@@ -65,7 +71,11 @@ def packed_logprobs(cfg, params, items, length, rows, prompts=0, block=0):
     """Log-probabilities of each item's response through one packed batch."""
     batch, _, places = pack(items, length, rows, len(items), prompts, block)
     flat = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), batch)
-    hidden, _, _ = forward(cfg, params, flat.tokens, flat.position, flat.segment, flat.parent, None, prompts, block)
-    logp, _ = token_logprobs(hidden, unembedding(params), flat.tokens, flat.source, 1.0)
-    logp = np.asarray(logp).reshape(batch.tokens.shape)
+    logp = np.asarray(_rows_logprobs(cfg, params, flat, prompts, block)).reshape(batch.tokens.shape)
     return [logp[m, r, t : t + len(i.response)] for i, (m, r, t) in zip(items, places, strict=True)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _rows_logprobs(cfg, params, rows, prompts, block):
+    hidden, _, _ = forward(cfg, params, rows.tokens, rows.position, rows.segment, rows.parent, None, prompts, block)
+    return token_logprobs(hidden, unembedding(params), rows.tokens, rows.source, 1.0)[0]
