@@ -25,7 +25,7 @@ setuptools.setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=setuptools.find_packages(include=['r1jax', 'r1jax.*']),
-    package_data={'r1jax': ['py.typed', 'new/*.txt', 'serve/page.html']},
+    package_data={'r1jax': ['py.typed', 'new/*.txt', 'serve/page.html', 'report/web/*']},
     python_requires='>=3.11',
     install_requires=[
         'array_record>=0.8.1',

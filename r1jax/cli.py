@@ -2,7 +2,7 @@
 
     r1jax run EXPERIMENT            from a recipe to a workdir: trains, evaluates, resumes
     r1jax export CHECKPOINT DIR     writes a Hugging Face folder, or with --adapter one for PEFT
-    r1jax report WORKDIR            writes a workdir's report.html anew
+    r1jax report WORKDIR...         writes a workdir's report.html anew, or one page of several runs
     r1jax diagnose WORKDIR          says why a run does not learn, or why not to believe that it does
     r1jax grade FILE                grades a file of problems with completions
     r1jax new NAME                  writes a small experiment with a reward of its own, and its test
@@ -156,20 +156,35 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write a workdir's report.html anew."""
+    """Write a workdir's report.html anew, or one page of several runs: curves, results, the papers' tables, samples to search."""
 
     afterwards: ClassVar[str] = ''
 
-    workdir: Annotated[tyro.conf.Positional[Path], _arg('WORKDIR')]
-    """Where an experiment was run."""
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], _arg('WORKDIR', '(several)')]
+    """Where experiments were run; also folders that r1jax eval wrote."""
+    out: Annotated[Path | None, _arg('FILE', '(default: WORKDIR/report.html, of several report.html here)')] = None
+    """Where the page is written."""
+    samples: Annotated[int | None, _arg('N', '(default: 2000)')] = None
+    """Samples that the page holds at most; 0 leaves the browser out."""
 
     def __call__(self) -> None:
         from r1jax import report
-        from r1jax.settings import BadInput
+        from r1jax.settings import BadInput, as_bad_input
 
-        if not (self.workdir / 'config.json').is_file():
-            raise BadInput(f'{self.workdir} is no workdir: it has no config.json')
-        print(report.write(self.workdir))
+        most = report.browser.MOST if self.samples is None else self.samples
+        with as_bad_input():
+            if not self.paths:
+                raise BadInput('name a workdir, or several: r1jax report WORKDIR...')
+            if most < 0:
+                raise BadInput(f'--samples {most} must be 0 or more')
+            if self.out and not self.out.parent.is_dir():
+                raise BadInput(f'--out {self.out}: there is no folder {self.out.parent}')
+            paths = [str(path) for path in self.paths]
+            found = report.given.given(paths)
+            if len(paths) == 1 and found.runs:
+                print(report.write(paths[0], self.out and str(self.out), most))
+            else:
+                print(report.compare(paths, str(self.out or report.PAGE), most))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,6 +201,13 @@ def written(workdir):
         return file.read()
 
 
+def browsed(source):
+    """What the samples browser of a page reads."""
+    return json.loads(
+        re.search(r'<script type="application/json" id="sample-data">(.*?)</script', source, re.DOTALL)[1]
+    )
+
+
 if __name__ == '__main__':
     invent(sys.argv[1])
     print(report.write(sys.argv[1]))

@@ -150,7 +150,7 @@ def test_an_unwritable_workdir_is_one_line(tmp_path, capsys):
 
 
 def test_report_of_what_is_no_workdir_is_one_line(tmp_path, capsys):
-    assert refused(capsys, 'report', tmp_path) == f'{tmp_path} is no workdir: it has no config.json'
+    assert refused(capsys, 'report', tmp_path) == f'{tmp_path} is no workdir: it is empty'
 
 
 def test_version_and_usage(capsys):

@@ -72,8 +72,16 @@ ROOMS = {  # room -> rooms it may import from, besides itself
         'train.log',
     },
     'train': {*_NN, *_TOP, 'nn', 'rl', 'sample', 'data', 'weights', 'rewards', 'curate', 'evals', 'report'},
-    # the names of a workdir's files, what counts as reflection, and nothing that would start jax
-    'report': {'train.log', 'rewards.accuracy', 'rewards.language', 'rewards.reflection'},
+    # the names of files, what counts as right and as reflection, what the papers report, and nothing that would start jax
+    'report': {
+        'train.log',
+        'rewards.accuracy',
+        'rewards.language',
+        'rewards.reflection',
+        'evals.paper',
+        'evals.results',
+        'evals.harness_tasks',
+    },
     'serve': {'__init__', 'config', 'sharding', 'sample', 'data', 'train.restore', 'settings'},
     'settings': {'config'},
     'checks': {'config', 'presets', 'settings'},

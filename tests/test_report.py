@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from invented import Page, evaluation, invent, written
+from invented import Page, browsed, evaluation, invent, written
 
 from r1jax import report
 from r1jax.report import chart, findings, hacking, samples
@@ -33,7 +33,7 @@ def test_one_file_that_asks_for_nothing_outside(workdir):
     source = written(workdir)
     assert not re.search(r'(src|href)="(?!#)', source)
     assert '://' not in source and '@import' not in source and 'url(' not in source
-    assert "default-src 'none'" in source
+    assert "default-src 'none'" in source and "'unsafe-inline'; script-src 'sha256-" in source
     assert str(workdir) not in source
 
 
@@ -192,10 +192,14 @@ def test_what_a_model_writes_stays_text(tmp_path):
         log.metrics('zero', 1, 1.0, {'eval/<b>/pass@1': 0.5, 'reward/accuracy': 0.5, '<script>': 1.0})
     config = {'recipe': {'name': evil, 'stages': []}, 'command': evil}
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    page = Page(written(tmp_path))
-    assert page.tags.count('script') == 1 and 'img' not in page.tags
+    source = written(tmp_path)
+    page = Page(source)
+    assert page.tags.count('script') == 4 and 'img' not in page.tags  # three of ours, and the data
     assert not any(name.startswith('on') for name, _ in page.attributes)
     assert 'alert(2)' in page.said and '\x00' not in page.said
+    (sample,) = browsed(source)['samples']
+    assert sample['thinking'] == 'a' and sample['answer'].startswith('</pre><script>alert(1)</script>')
+    assert '␀␛[31m ?' in sample['answer']
 
 
 def test_rollouts_stand_in_where_no_evaluation_logged_samples(tmp_path):

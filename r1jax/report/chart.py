@@ -21,6 +21,8 @@ import numpy as np
 from r1jax.report.page import number, text
 
 PIECES = 200
+COLOURS = 8  # of lines, before they are dashed
+CROWDED = 5  # lines of which only the smoothed ones are drawn
 WIDTH, HEIGHT = 460, 210  # user units; the page scales them
 LEFT, RIGHT, TOP, BOTTOM = 50, 20, 10, 26  # margins
 
@@ -35,6 +37,9 @@ class Series:
     low: np.ndarray | None = None  # f[N], lower end of the 95 % interval of each step's value
     high: np.ndarray | None = None  # f[N]
     exact: bool = False  # each point is a measurement of its own: no smoothing, and a dot
+    colour: int | None = (
+        None  # of which colour, where others stand in other charts; None: by its place among the series
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +68,19 @@ class Plot:
 def figure(plot: Plot, series: Sequence[Series], marks: Sequence[Mark] = ()) -> str:
     """The figure of a plot, '' if there is nothing to draw."""
     if plot.log:
-        series = [Series(s.name, s.x[s.y > 0], s.y[s.y > 0], exact=s.exact) for s in series]
+        series = [Series(s.name, s.x[s.y > 0], s.y[s.y > 0], exact=s.exact, colour=s.colour) for s in series]
     lines = [_Line(s) for s in series if s.y.size]
     if not lines:
         return ''
     frame = _Frame(plot, lines, marks)
     names = list(dict.fromkeys(mark.name for mark in marks))
     body = frame.axes()
-    for i, line in enumerate(lines):
-        body += line.draw(frame, f's{i % 4}')
+    colours = [colour(i if line.colour is None else line.colour) for i, line in enumerate(lines)]
+    for line, name in zip(lines, colours, strict=True):
+        body += line.draw(frame, name, len(lines) < CROWDED)
     body += [_mark(frame, mark, names.index(mark.name) % 4) for mark in marks]
-    legend = [f'<i class="key s{i % 4}"></i>{text(line.name)}' for i, line in enumerate(lines) if len(lines) > 1]
+    several = len(lines) > 1 or any(line.colour is not None for line in lines)
+    legend = [key(name, line.name) for line, name in zip(lines, colours, strict=True) if several]
     legend += [f'<i class="key m{i % 4}"></i>{text(name)}' for i, name in enumerate(names)]
     legend_html = f'<span class="legend">{" ".join(f"<span>{item}</span>" for item in legend)}</span>' if legend else ''
     return (
@@ -82,6 +89,16 @@ def figure(plot: Plot, series: Sequence[Series], marks: Sequence[Mark] = ()) -> 
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" aria-label="{text(_in_words(plot, lines))}">'
         f'{"".join(body)}<g class="cursor"></g></svg><div class="tip" role="status"></div></figure>'
     )
+
+
+def colour(i: int) -> str:
+    """The i-th colour, as a class of the style sheet; beyond `COLOURS` the same ones, dashed."""
+    return f's{i % COLOURS}' + (' dashed' if i // COLOURS % 2 else '')
+
+
+def key(colour: str, name: str) -> str:
+    """A colour with what it stands for."""
+    return f'<i class="key {colour}"></i>{text(name)}'
 
 
 class _Line:
@@ -95,12 +112,12 @@ class _Line:
         def smooth(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else _smooth(values, half)[keep]
 
-        self.name, self.count, self.exact = series.name, n, series.exact
+        self.name, self.count, self.exact, self.colour = series.name, n, series.exact, series.colour
         self.first, self.last = (series.x[0], series.y[0]), (series.x[-1], series.y[-1])
         self.x, self.y = series.x[keep], series.y[keep]
         self.mean, self.low, self.high = smooth(series.y), smooth(series.low), smooth(series.high)
 
-    def draw(self, frame: _Frame, colour: str) -> list[str]:
+    def draw(self, frame: _Frame, colour: str, raw: bool) -> list[str]:
         parts = []
         if self.low is not None and self.high is not None:
             outline = frame.path(np.append(self.x, self.x[::-1]), np.append(self.high, self.low[::-1]))
@@ -110,7 +127,7 @@ class _Line:
             parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places]
         if self.x.size == 1:
             return parts
-        if self.count >= 8 and not self.exact:
+        if raw and self.count >= 8 and not self.exact:
             parts.append(f'<polyline class="raw {colour}" points="{frame.path(self.x, self.y)}"/>')
         return [*parts, f'<polyline class="smooth {colour}" points="{frame.path(self.x, self.mean)}"/>']
 

@@ -45,10 +45,7 @@ ELSEWHERE = ('rollout/tokens', 'rollout/tokens_std', 'reward/format', 'reward/la
 def draw(stage: StageRun) -> str:
     """The charts of a stage but those of its self-evolution, '' if it has logged nothing."""
     drawn = [draw_plot(stage, plot) for plot in PLOTS]
-    known = {*(ELSEWHERE if stage.reinforced else ()), *(path for plot in PLOTS for path in plot.paths)}
-    logged = {path for line in stage.lines for path, value in line.items() if is_number(value)} - {'step', 'seconds'}
-    others = sorted(path for path in logged - known if not path.startswith(('eval/', 'reflection/')))
-    more = [draw_plot(stage, Plot(path, (path,))) for path in others]
+    more = [draw_plot(stage, Plot(path, (path,))) for path in others(stage)]
     html = ''.join(drawn)
     html = f'<div class="charts">{html}</div>' if html else ''
     if any(more):
@@ -56,6 +53,13 @@ def draw(stage: StageRun) -> str:
             f'<details><summary>{len(more)} more metrics</summary><div class="charts">{"".join(more)}</div></details>'
         )
     return html
+
+
+def others(stage: StageRun) -> list[str]:
+    """The metrics that were logged and that no known chart has."""
+    known = {*(ELSEWHERE if stage.reinforced else ()), *(path for plot in PLOTS for path in plot.paths)}
+    logged = {path for line in stage.lines for path, value in line.items() if is_number(value)} - {'step', 'seconds'}
+    return sorted(path for path in logged - known if not path.startswith(('eval/', 'reflection/')))
 
 
 def draw_plot(stage: StageRun, plot: Plot) -> str:

@@ -1,8 +1,9 @@
 """Self-evolution: what a stage of RL brought forth that nobody asked it for, drawn as the R1 report draws it.
 
-    accuracy             pass@1 and the majority vote on held-out questions over steps (report, Figure 2)
-    response length      mean over a rollout (Figure 3)
-    reflective words     a response, all of them and the most frequent ones (Methods, Extended Data Fig. 1)
+    accuracy             pass@1 and the majority vote on held-out questions over steps (report, Figure 2; Nature, Fig. 1a)
+    response length      mean over a rollout (Figure 3; Fig. 1b)
+    reflective words     a response, all of them and the most frequent ones (Nature, Extended Data Fig. 1); the share of the responses
+                         that have one; and how many there are in a thousand tokens, since longer responses have more of every word
     language             consistency: the share of the reasoning that is in the question's language
     format               well-formed answers
 
@@ -10,6 +11,8 @@ Lines are rollouts and points evaluations, but for accuracy, which is of evaluat
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -21,7 +24,11 @@ from r1jax.report.workdir import Point, StageRun
 LENGTH = Plot('Response length', ('rollout/tokens',), 'tokens a response, mean and 95 % interval')
 LANGUAGE = Plot('Language', ('reward/language',), 'reasoning in the language asked', percent=True, whole=True)
 FORMAT = Plot('Format', ('reward/format',), 'well-formed answers', percent=True, whole=True)
+REFLECTION = Plot('Reflective words', (), 'a response')
+REFLECTING = Plot('Reflecting', (), 'responses with a reflective word', percent=True, whole=True)
+DENSITY = Plot('Reflective words by length', (), 'in a thousand tokens')
 WORDS_DRAWN = 3  # besides their sum
+Column = tuple[np.ndarray, np.ndarray]  # steps, values
 COLUMNS = (  # key of EVAL, heading, whether it is a share
     ('pass@1', 'pass@1 [95 %]', True),
     ('cons', 'majority [95 %]', True),
@@ -29,6 +36,25 @@ COLUMNS = (  # key of EVAL, heading, whether it is a share
     ('language_consistency', 'language', True),
     ('format', 'format', True),
     ('reflective_words', 'reflective words', False),
+)
+
+
+def density(stage: StageRun) -> Column:
+    """Reflective words in a thousand tokens, of the steps that logged both."""
+    steps, words = stage.column('reflection/mean')
+    at, tokens = stage.column('rollout/tokens')
+    both, i, j = np.intersect1d(steps, at, return_indices=True)
+    some = tokens[j] > 0
+    return both[some], 1000 * words[i][some] / tokens[j][some]
+
+
+ROLLOUTS: tuple[tuple[Plot, Callable[[StageRun], Column]], ...] = (  # what is drawn of rollouts, a line a stage
+    (LENGTH, lambda stage: stage.column('rollout/tokens')),
+    (REFLECTION, lambda stage: stage.column('reflection/mean')),
+    (REFLECTING, lambda stage: stage.column('reflection/share')),
+    (DENSITY, density),
+    (LANGUAGE, lambda stage: stage.column('reward/language')),
+    (FORMAT, lambda stage: stage.column('reward/format')),
 )
 
 
@@ -40,6 +66,8 @@ def section(stage: StageRun) -> str:
         accuracy(stage),
         draw_plot(stage, LENGTH),
         _reflection(stage),
+        figure(REFLECTING, [Series('share', *stage.column('reflection/share'))]),
+        figure(DENSITY, [Series('words', *density(stage))]),
         _language(stage),
         draw_plot(stage, FORMAT),
     ]
@@ -57,7 +85,7 @@ def accuracy(stage: StageRun) -> str:
     for key in filter(None, ('pass@1', vote)):
         points = stage.course(key).get(name, [])
         if len(points) > 1:
-            series.append(_series(key, points))
+            series.append(measured(key, points))
     plot = Plot('Accuracy over steps', (), f'on {name}', percent=True, whole=True)
     return figure(plot, series) if series else ''
 
@@ -80,11 +108,12 @@ def cell(point: Point | None, share: bool) -> str:
     return f'{value} <small>[{low}, {high}]</small>'
 
 
-def _series(name: str, points: list[Point]) -> Series:
+def measured(name: str, points: list[Point], colour: int | None = None) -> Series:
+    """A line through evaluations, with their intervals."""
     x, y = (np.array([getattr(point, field) for point in points], float) for field in ('step', 'value'))
     known = all(point.ci for point in points)
     low, high = (np.array([point.ci[end] for point in points]) if known else None for end in (0, 1))
-    return Series(name, x, y, low, high, exact=True)
+    return Series(name, x, y, low, high, exact=True, colour=colour)
 
 
 def _by_word(stage: StageRun) -> list[Series]:
@@ -103,7 +132,7 @@ def _by_word(stage: StageRun) -> list[Series]:
 def _reflection(stage: StageRun) -> str:
     """All reflective words a response, and the most frequent ones."""
     series = [Series('all', *stage.column('reflection/mean')), *_by_word(stage)[:WORDS_DRAWN]]
-    return figure(Plot('Reflective words', (), 'a response'), series, marks(stage, 'reflective_words'))
+    return figure(REFLECTION, series, marks(stage, 'reflective_words'))
 
 
 def _words(stage: StageRun) -> str:
@@ -127,7 +156,7 @@ def _language(stage: StageRun) -> str:
     if stage.column('reward/language')[1].size:
         return draw_plot(stage, LANGUAGE)
     courses = stage.course('language_consistency').items()
-    return figure(LANGUAGE, [_series(name, points) for name, points in courses if len(points) > 1])
+    return figure(LANGUAGE, [measured(name, points) for name, points in courses if len(points) > 1])
 
 
 def _course(stage: StageRun) -> str:

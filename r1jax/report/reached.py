@@ -6,6 +6,8 @@ one figure each: pass@1, or every reward part that they measure, such as helpful
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from r1jax.report.evolution import COLUMNS, cell, vote_of
 from r1jax.report.graph import anchor
 from r1jax.report.page import text
@@ -18,23 +20,28 @@ def table(run: Run) -> str:
     """The table, '' where nothing was measured."""
     rows: list[tuple[str, Row]] = []
     for stage in run.stages:
-        if not any(row for _, row in rows) and (before := _row(stage, 'before')):  # where the run began
+        if not any(row for _, row in rows) and (before := reached(stage, 'before')):  # where the run began
             rows.append((f'before {text(stage.name)}', before))
         link = f'<a href="#{anchor(stage.name)}"><b>{text(stage.name)}</b></a>'
-        rows.append((link, _row(stage, 'after')))
+        rows.append((link, reached(stage, 'after')))
     if not any(row for _, row in rows):
         return ''
-    found = dict.fromkeys(column for _, row in rows for column in row)
-    first = [head for _, head, _ in COLUMNS if head in found]
-    columns = [*first, *(column for column in found if column not in first)]
-    heads = ''.join(f'<th>{head}</th>' for head in ('stage', *(h if h in first else text(h) for h in columns)))
+    heads = columns(row for _, row in rows)
+    head = ''.join(f'<th>{text(each)}</th>' for each in ('stage', *heads))
     body = ''
     for name, row in rows:
-        body += f'<tr><td>{name}</td>' + ''.join(f'<td>{row.get(column, "–")}</td>' for column in columns) + '</tr>'
-    return f'<div class="card scroll"><table class="reached"><tr>{heads}</tr>{body}</table></div>'
+        body += f'<tr><td>{name}</td>' + ''.join(f'<td>{row.get(each, "–")}</td>' for each in heads) + '</tr>'
+    return f'<div class="card scroll"><table class="reached"><tr>{head}</tr>{body}</table></div>'
 
 
-def _row(stage: StageRun, when: str) -> Row:
+def columns(rows: Iterable[Row]) -> list[str]:
+    """The columns that rows have, those of the main evaluation first."""
+    found = dict.fromkeys(column for row in rows for column in row)
+    first = [head for _, head, _ in COLUMNS if head in found]
+    return [*first, *(column for column in found if column not in first)]
+
+
+def reached(stage: StageRun, when: str) -> Row:
     """The figures of a stage before or after it; {} where it was not measured then."""
     row: Row = {}
     main = next(iter(stage.evals), None)

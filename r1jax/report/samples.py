@@ -80,16 +80,16 @@ def section(name: str, what: str, before: list[Record], after: list[Record]) -> 
     """Question by question, before on the left and after on the right."""
     left, right = _by_question(before), _by_question(after)
     both = [question for question in left if question in right]
-    shared = _shared([*before, *after])
+    begin = shared([*before, *after])
     parts = [f'<h3>{text(name)} <small>{text(what)}; the first that were logged, not chosen</small></h3>']
     if both or not right:
         for question in (both or list(left))[:QUESTIONS]:
             pair = _column('Before', left[question]) + _column('After', right.get(question, []))
-            parts.append(f'<div class="card">{_prompt(left[question][0], shared)}<div class="pair">{pair}</div></div>')
+            parts.append(f'<div class="card">{_prompt(left[question][0], begin)}<div class="pair">{pair}</div></div>')
     else:
         parts.append('<p class="muted">No question was logged on both sides: these are different ones.</p>')
         for one, other in list(zip(left.values(), right.values(), strict=False))[:QUESTIONS]:
-            pair = _column('Before', one, _prompt(one[0], shared)) + _column('After', other, _prompt(other[0], shared))
+            pair = _column('Before', one, _prompt(one[0], begin)) + _column('After', other, _prompt(other[0], begin))
             parts.append(f'<div class="card"><div class="pair">{pair}</div></div>')
     return ''.join(parts)
 
@@ -144,17 +144,17 @@ def card(record: Record) -> str:
     return f'<div class="sample"><p>{header}</p><pre>{completion(str(record.get("completion", "")))}</pre></div>'
 
 
-def _prompt(record: Record, shared: int) -> str:
-    """The question, without the first `shared` characters that a template gives every prompt; all of it folded."""
+def _prompt(record: Record, begin: int) -> str:
+    """The question, without the first `begin` characters that a template gives every prompt; all of it folded."""
     prompt = str(record.get('prompt', ''))
-    shown = prompt[shared:].strip() or prompt
+    shown = prompt[begin:].strip() or prompt
     answer = f' · expected <b>{text(record["answer"])}</b>' if record.get('answer') is not None else ''
     label = f'<span class="note">question {text(record.get("question", "?"))}{answer}</span>'
     whole = f'<details><summary>the whole prompt</summary><pre class="prompt">{text(prompt)}</pre></details>'
     return f'{label}<pre class="prompt question">{text(shown[:LONGEST])}</pre>{whole if shown != prompt else ""}'
 
 
-def _shared(records: list[Record]) -> int:
+def shared(records: list[Record]) -> int:
     """Length of what all prompts begin with, back to the end of a line, sentence or label; 0 if all are the same."""
     prompts = sorted({str(record.get('prompt', '')) for record in records})
     low, high = prompts[0], prompts[-1]  # in order, the outermost two share what all share
