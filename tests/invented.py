@@ -13,6 +13,8 @@ import sys
 import numpy as np
 
 from r1jax import report
+from r1jax.evals import results
+from r1jax.evals.kept import Kept, grid
 from r1jax.evals.metrics import summarise
 from r1jax.train.log import Log, write_summary
 
@@ -163,10 +165,74 @@ def invent(workdir, base_steps=1200, zero_steps=60, finished=True):
         json.dump(config, file)
 
 
+EVIL = '<think>It is </script><script>document.title = "taken"</script> & <b>bold</b>'
+WORDS = ('add them', 'wait, check that', '先加起来', 'it is plain')
+
+
+def short(workdir, seed=0, steps=12, rate=3e-4, stages=('zero', 'reasoning_rl'), named='aime24'):
+    """A small workdir of RL, with samples that differ in every part of their reward, and an evaluation called as a benchmark.
+
+    Step s of a stage logged questions s and s + 1, two samples each: the first right, in form and in one language, the second not;
+    that of question 3 is cut off and hostile.
+    """
+    rng = np.random.default_rng(seed)
+    with Log(workdir) as log:
+        for stage in stages:
+            for step in range(1, steps + 1):
+                values = {
+                    'reward/mean': step / steps + 0.1 * seed, 'reward/accuracy': step / steps, 'reward/format': 1.0,
+                    'rollout/tokens': 20.0 * step, 'reflection/mean': 0.1 * step, 'reflection/share': step / (2 * steps),
+                    'rollout/samples': 4, 'rollout/grader_errors': 0, 'loss': float(rng.normal()),
+                }  # fmt: skip
+                if step % 4 == 0:
+                    values |= {'eval/aime24/pass@1': step / 20, 'eval/aime24/pass@1_ci': [step / 25, step / 18]}
+                log.metrics(stage, step, 2.0 * step, values)
+                log.samples(stage, step, [{'when': 'rollout', **each} for q in (step, step + 1) for each in answered(q)])
+    result = {'questions': 30, 'samples': 4, 'pass@1': 0.4 + 0.1 * seed, 'pass@1_ci': [0.3, 0.5 + 0.1 * seed],
+              'cons@4': 0.6, 'cons@4_ci': [0.5, 0.7], 'response_tokens': 80.0, 'truncated': 0.25}  # fmt: skip
+    entry = {'steps': steps, 'seconds': 2.0 * steps, 'evals': {named: {'before': result | {'pass@1': 0.1, 'pass@1_ci': [0.0, 0.2]},
+                                                                      'after': result}}}  # fmt: skip
+    write_summary(workdir, {'recipe': 'short', 'seed': seed, 'stages': {stage: entry for stage in stages}})
+    recipe = {'name': 'short', 'seed': seed, 'stages': [
+        {'name': stage, 'steps': steps, 'start': 'base', 'loss': {'beta': 0.001}, 'optim': {'learning_rate': rate},
+         'source': {'questions': 2, 'samples': 2, 'rewards': [{'name': 'accuracy', 'weight': 1.0}]}} for stage in stages
+    ]}  # fmt: skip
+    with open(os.path.join(workdir, 'config.json'), 'w') as file:
+        json.dump({'recipe': recipe, 'command': ['r1jax', 'run']}, file)
+
+
+def answered(question):
+    """Two samples of a question as `Log.samples` takes them."""
+    same = {'question': question, 'prompt': f'Sum {question}: {question} + 1 = ?', 'answer': str(question + 1), 'outcome': 'graded'}
+    thought = WORDS[question % len(WORDS)]
+    yield same | {
+        'completion': f'<think>{thought}</think> <answer>{question + 1}</answer>', 'tokens': 10 + question, 'finished': True,
+        'reward': 3.0, 'parts': {'accuracy': 1.0, 'format': 1.0, 'language': 1.0},
+    }  # fmt: skip
+    hostile = question == 3
+    yield same | {
+        'completion': EVIL if hostile else f'The number {question}', 'tokens': 5, 'finished': not hostile,
+        'reward': 0.25, 'parts': {'accuracy': 0.0, 'format': 0.0, 'language': 0.25},
+    }  # fmt: skip
+
+
+def evaluated(folder, checkpoint, right=2, questions=3, k=4, benchmark='math500'):
+    """A folder as `r1jax eval` leaves it: `right` of the `k` samples of each question are right."""
+    whose = {'what': checkpoint, 'weights': f'{hash(checkpoint) & 0xFFFFFFFF:08x}'}
+    with Kept(folder, benchmark, whose | {'data': 'd'}) as kept:
+        for question in range(questions):
+            for sample in range(k):
+                one = next(iter(answered(question))) | {'parts': {'accuracy': float(sample < right)}, 'vote': str(sample < right)}
+                kept.add({'sample': sample, 'kind': 'math', 'detail': '', **one})
+        rows = grid(kept.lines(), range(questions), k, str(kept.path))
+    found = results.entry(benchmark, results.figures(rows, results.powers(k)), whose)
+    results.write(folder, whose, {benchmark: found})
+
+
 class Page(html.parser.HTMLParser):
     """Checks that every tag is closed, and keeps what a test asks for."""
 
-    VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'polygon', 'path', 'rect', 'input'}
+    VOID = {'meta', 'br', 'line', 'circle', 'polyline', 'polygon', 'path', 'rect', 'input'}  # without an end
 
     def __init__(self, source):
         super().__init__()

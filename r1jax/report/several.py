@@ -6,7 +6,7 @@ that has logged nothing yet is in the first table alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from r1jax.report import curves, evolution, reached
@@ -16,6 +16,7 @@ from r1jax.report.workdir import Point, Run, StageRun, recipe_of
 
 SHOWN = 12  # settings that differ, before they are folded
 LONGEST = 80  # characters of a setting
+STAGE = 'a stage'  # what a stage's name is set to where a run has it
 Stages = list[tuple[int, StageRun]]  # the runs that have a stage, by place
 
 
@@ -129,9 +130,7 @@ def _newest(run: Run) -> str:
 def _differences(names: Sequence[str], runs: Sequence[Run]) -> str:
     """The settings that are not the same in all runs that have any, a column a run; '' where all are."""
     flat = [settings(run) for run in runs]
-    known = [each for each in flat if each]
-    paths = dict.fromkeys(path for each in known for path in each)
-    differ = [path for path in paths if len({each.get(path) for each in known}) > 1]
+    differ = differing(flat)
     if not differ:
         return ''
     rows = ''
@@ -149,8 +148,23 @@ def settings(run: Run) -> dict[str, str]:
     recipe = recipe_of(run.config)
     stages = {str(stage.get('name')): stage for stage in recipe.get('stages') or [] if isinstance(stage, dict)}
     found = dict(_flat({name: value for name, value in recipe.items() if name not in ('stages', 'command')} | stages))
+    found |= dict.fromkeys(stages, STAGE)
     if recipe is not run.config:
         found |= dict(_flat({name: run.config[name] for name in ('git_commit', 'versions') if name in run.config}))
+    return found
+
+
+def differing(flat: Sequence[Mapping[str, str]]) -> list[str]:
+    """The paths whose values differ among the runs that have settings. Those of a stage are compared among the runs that have it."""
+    known = [each for each in flat if each]
+    paths = dict.fromkeys(path for each in known for path in each)
+    stages = {path for each in known for path, value in each.items() if value == STAGE}
+    found = []
+    for path in paths:
+        stage = path.partition('.')[0]
+        among = [each for each in known if stage in each] if stage in stages and path != stage else known
+        if len({each.get(path) for each in among}) > 1:
+            found.append(path)
     return found
 
 
