@@ -187,12 +187,14 @@ def short(workdir, seed=0, steps=12, rate=3e-4, stages=('zero', 'reasoning_rl'),
                 if step % 4 == 0:
                     values |= {'eval/aime24/pass@1': step / 20, 'eval/aime24/pass@1_ci': [step / 25, step / 18]}
                 log.metrics(stage, step, 2.0 * step, values)
-                log.samples(stage, step, [{'when': 'rollout', **each} for q in (step, step + 1) for each in answered(q)])
+                log.samples(
+                    stage, step, [{'when': 'rollout', **each} for q in (step, step + 1) for each in answered(q)]
+                )
     result = {'questions': 30, 'samples': 4, 'pass@1': 0.4 + 0.1 * seed, 'pass@1_ci': [0.3, 0.5 + 0.1 * seed],
               'cons@4': 0.6, 'cons@4_ci': [0.5, 0.7], 'response_tokens': 80.0, 'truncated': 0.25}  # fmt: skip
     entry = {'steps': steps, 'seconds': 2.0 * steps, 'evals': {named: {'before': result | {'pass@1': 0.1, 'pass@1_ci': [0.0, 0.2]},
                                                                       'after': result}}}  # fmt: skip
-    write_summary(workdir, {'recipe': 'short', 'seed': seed, 'stages': {stage: entry for stage in stages}})
+    write_summary(workdir, {'recipe': 'short', 'seed': seed, 'stages': dict.fromkeys(stages, entry)})
     recipe = {'name': 'short', 'seed': seed, 'stages': [
         {'name': stage, 'steps': steps, 'start': 'base', 'loss': {'beta': 0.001}, 'optim': {'learning_rate': rate},
          'source': {'questions': 2, 'samples': 2, 'rewards': [{'name': 'accuracy', 'weight': 1.0}]}} for stage in stages
@@ -203,7 +205,12 @@ def short(workdir, seed=0, steps=12, rate=3e-4, stages=('zero', 'reasoning_rl'),
 
 def answered(question):
     """Two samples of a question as `Log.samples` takes them."""
-    same = {'question': question, 'prompt': f'Sum {question}: {question} + 1 = ?', 'answer': str(question + 1), 'outcome': 'graded'}
+    same = {
+        'question': question,
+        'prompt': f'Sum {question}: {question} + 1 = ?',
+        'answer': str(question + 1),
+        'outcome': 'graded',
+    }
     thought = WORDS[question % len(WORDS)]
     yield same | {
         'completion': f'<think>{thought}</think> <answer>{question + 1}</answer>', 'tokens': 10 + question, 'finished': True,
@@ -222,7 +229,10 @@ def evaluated(folder, checkpoint, right=2, questions=3, k=4, benchmark='math500'
     with Kept(folder, benchmark, whose | {'data': 'd'}) as kept:
         for question in range(questions):
             for sample in range(k):
-                one = next(iter(answered(question))) | {'parts': {'accuracy': float(sample < right)}, 'vote': str(sample < right)}
+                one = next(iter(answered(question))) | {
+                    'parts': {'accuracy': float(sample < right)},
+                    'vote': str(sample < right),
+                }
                 kept.add({'sample': sample, 'kind': 'math', 'detail': '', **one})
         rows = grid(kept.lines(), range(questions), k, str(kept.path))
     found = results.entry(benchmark, results.figures(rows, results.powers(k)), whose)

@@ -1,5 +1,6 @@
 """The samples browser's data: which samples a page keeps, how they are divided and cut, and that nothing in them leaves its element."""
 
+import itertools
 import json
 
 import pytest
@@ -43,8 +44,12 @@ def test_a_page_holds_so_many_and_says_so(tmp_path):
     with Log(str(tmp_path)) as log:
         for stage, steps in (('long', 100), ('brief', 3)):
             for step in range(1, steps + 1):
-                log.samples(stage, step, [{'when': 'rollout', 'question': i, 'completion': f'{step}'} for i in range(10)])
-        log.samples('brief', 3, [{'when': 'after', 'eval': 'held', 'question': i, 'completion': 'e'} for i in range(400)])
+                log.samples(
+                    stage, step, [{'when': 'rollout', 'question': i, 'completion': f'{step}'} for i in range(10)]
+                )
+        log.samples(
+            'brief', 3, [{'when': 'after', 'eval': 'held', 'question': i, 'completion': 'e'} for i in range(400)]
+        )
     data = browser.collect(['x'], browser.sources(0, str(tmp_path)), 200)
     counts, steps = {}, {}
     for each in data['samples']:
@@ -52,9 +57,13 @@ def test_a_page_holds_so_many_and_says_so(tmp_path):
         counts[key] = counts.get(key, 0) + 1
         steps.setdefault(key, []).append(each['step'])
     assert data['total'] == 1430
-    assert counts == {('long', 'rollout'): 85, ('brief', 'rollout'): 30, ('brief', 'held, after'): 85}  # what is few, is whole
+    assert counts == {
+        ('long', 'rollout'): 85,
+        ('brief', 'rollout'): 30,
+        ('brief', 'held, after'): 85,
+    }  # what is few, is whole
     kept = sorted(set(steps['long', 'rollout']))
-    assert kept[0] == 1 and kept[-1] == 100 and max(b - a for a, b in zip(kept, kept[1:], strict=False)) <= 20
+    assert kept[0] == 1 and kept[-1] == 100 and max(b - a for a, b in itertools.pairwise(kept)) <= 20
     assert '200 of the 1,430 samples' in browser.section(['x'], browser.sources(0, str(tmp_path)), 200)
     assert browser.section(['x'], browser.sources(0, str(tmp_path)), 0) == ''
 
@@ -98,18 +107,26 @@ def test_a_response_is_divided_as_the_language_reward_does(response, thinking, a
 def test_long_texts_lose_their_middle():
     long = 'a' * browser.FIRST + 'b' * 1234 + 'c' * browser.LAST
     kept = browser.shortened(long)
-    assert kept.startswith('a' * browser.FIRST + '\n… 1,234 characters') and kept.endswith('out …\n' + 'c' * browser.LAST)
+    assert kept.startswith('a' * browser.FIRST + '\n… 1,234 characters') and kept.endswith(
+        'out …\n' + 'c' * browser.LAST
+    )
     assert browser.shortened(long[: browser.FIRST + browser.LAST]) == long[: browser.FIRST + browser.LAST]
 
 
 def test_what_a_record_lacks_or_has_wrong_is_left_out(tmp_path):
     lines = [
-        {'stage': 's', 'step': 1, 'parts': {'accuracy': float('nan'), 'x': None}, 'reward': 'high', 'completion': '\x00🙂', 'prompt': 'P: 🙂 1'},
+        {
+            'stage': 's', 'step': 1, 'parts': {'accuracy': float('nan'), 'x': None}, 'reward': 'high', 'completion': '\x00🙂',
+            'prompt': 'P: 🙂 1',
+        },
         {'stage': 's', 'step': 1, 'outcome': 'grader_error', 'cause': 'timeout', 'prompt': 'P: 🙂 2'},
         ['no', 'record'],
     ]  # fmt: skip
     (tmp_path / 'samples.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n{"stage": "s", "ste')
     data = browsed(browser.section(['x'], browser.sources(0, str(tmp_path))))
-    assert [each.get('answer') for each in data['samples']] == ['␀🙂', ''] and data['samples'][0]['parts'] == [None, None]
+    assert [each.get('answer') for each in data['samples']] == ['␀🙂', ''] and data['samples'][0]['parts'] == [
+        None,
+        None,
+    ]
     assert 'reward' not in data['samples'][0] and data['samples'][1]['failed'] == 'timeout'
     assert data['prompts'] == [['P: 🙂 1', 3], ['P: 🙂 2', 3]]  # behind the label

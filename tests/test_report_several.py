@@ -1,6 +1,7 @@
 """Several runs on one page: curves by stage, settings that differ, the papers' tables beside what was measured; what is refused."""
 
 import json
+import pathlib
 import re
 
 import pytest
@@ -27,7 +28,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope='module')
 def source(runs):
     path = report.compare([str(runs / name) for name in ('a', 'b', 'evals/other')], str(runs / 'page.html'))
-    return open(path, encoding='utf-8').read()
+    return pathlib.Path(path).read_text(encoding='utf-8')
 
 
 @pytest.fixture(scope='module')
@@ -49,8 +50,19 @@ def charts(source):
 def test_the_same_metric_of_all_runs_is_on_one_chart_by_stage(source):
     found = charts(source)
     assert {'zero', 'reasoning_rl', 'only_b'} <= found.keys()
-    names = {stage: {title: [line['name'] for line in data['lines']] for title, data, _ in each} for stage, each in found.items()}
-    for title in ('Reward', 'Accuracy', 'Loss', 'Response length', 'Reflective words', 'Accuracy over steps', 'Reflecting'):
+    names = {
+        stage: {title: [line['name'] for line in data['lines']] for title, data, _ in each}
+        for stage, each in found.items()
+    }
+    for title in (
+        'Reward',
+        'Accuracy',
+        'Loss',
+        'Response length',
+        'Reflective words',
+        'Accuracy over steps',
+        'Reflecting',
+    ):
         assert names['zero'][title] == ['a', 'b'], title
     assert names['reasoning_rl']['Reward'] == ['a'] and names['only_b']['Reward'] == ['b']
     for each in found.values():
@@ -105,7 +117,9 @@ def test_tables_have_the_papers_figures_and_ours_beside(source):
     assert measured['MATH-500 pass@1'].startswith('50.0 [') and measured['AIME 2024 pass@1'] == '–'
     assert two['Some-Model']['MATH-500 pass@1'].startswith('100.0 [100.0, 100.0] 3 × 4')
     four = table(source, 'Table 4')
-    assert four['AIME 2024 pass@1']['R1'] == '79.8' and four['AIME 2024 pass@1']['b, zero'].startswith('50.0 [30.0, 60.0]')
+    assert four['AIME 2024 pass@1']['R1'] == '79.8' and four['AIME 2024 pass@1']['b, zero'].startswith(
+        '50.0 [30.0, 60.0]'
+    )
     assert four['SWE Verified resolved']['b, zero'] == '–' and four['DROP 3-shot F1']['OpenAI-o1-1217'] == '90.2'
     five, six = (table(source, f'Table {n}')['QwQ-32B-Preview']['AIME 2024 pass@1'] for n in (5, 6))
     assert (five, six) == ('44.0', '50.0')  # the report's own, table by table
@@ -151,7 +165,7 @@ def test_samples_of_runs_and_of_other_checkpoints_stand_together(source):
 
 def test_a_page_of_one_run_has_its_benchmarks_as_well(runs, tmp_path):
     path = report.write(str(runs / 'a'), str(tmp_path / 'one.html'))
-    source = open(path, encoding='utf-8').read()
+    source = pathlib.Path(path).read_text(encoding='utf-8')
     assert table(source, 'Table 2')['before zero']['AIME 2024 pass@1'].startswith('10.0')
     assert table(source, 'Table 2')['a, stage zero, step 12']['MATH-500 pass@1'].startswith('50.0')
     assert str(runs) not in source
@@ -159,9 +173,11 @@ def test_a_page_of_one_run_has_its_benchmarks_as_well(runs, tmp_path):
 
 def test_an_empty_run_and_runs_of_other_recipes_may_stand_beside(runs, tmp_path):
     (tmp_path / 'a').mkdir()
-    (tmp_path / 'a' / 'config.json').write_text('{"recipe": {"name": "begun", "stages": [{"name": "zero", "steps": 5}]}}')
+    (tmp_path / 'a' / 'config.json').write_text(
+        '{"recipe": {"name": "begun", "stages": [{"name": "zero", "steps": 5}]}}'
+    )
     path = report.compare([str(tmp_path / 'a'), str(runs / 'a')], str(tmp_path / 'page.html'))
-    said = Page(open(path, encoding='utf-8').read()).said
+    said = Page(pathlib.Path(path).read_text(encoding='utf-8')).said
     assert 'nothing logged yet' in said and 'begun' in said and 'finished' in said
     names = given.given([str(tmp_path / 'a'), str(runs / 'a')]).names
     assert names == (f'{tmp_path.name}/a', f'{runs.name}/a')  # as much of the path as tells them apart
@@ -192,7 +208,11 @@ def test_what_is_no_run_is_refused_in_one_line(runs, tmp_path, capsys):
         assert main(['report', str(runs / 'a'), str(tmp_path / name)]) == 2
         out, err = capsys.readouterr()
         assert not out and err.startswith(f'r1jax: error: {tmp_path / name}') and said in err and err.count('\n') == 1
-    for options, said in ((['--samples', '-1'], '--samples -1'), (['--out', str(tmp_path / 'no' / 'p.html')], 'there is no folder'), ([], '')):
+    for options, said in (
+        (['--samples', '-1'], '--samples -1'),
+        (['--out', str(tmp_path / 'no' / 'p.html')], 'there is no folder'),
+        ([], ''),
+    ):
         assert main(['report', *([str(runs / 'a')] if options else []), *options]) == 2
         assert said in capsys.readouterr().err
 

@@ -57,7 +57,7 @@ def given(paths: Sequence[str]) -> Given:
         for each in of_run(workdir):
             results.setdefault(os.path.realpath(each), each)
     owners = {path: _owner(path, places) for path in results.values()}
-    return Given(tuple(runs.values()), owners, tuple(called(places)))
+    return Given(tuple(runs.values()), owners, tuple(called(list(runs.values()))))
 
 
 def is_run(path: str) -> bool:

@@ -126,7 +126,7 @@
     item.setAttribute('aria-selected', 'true');
     $('list').setAttribute('aria-activedescendant', item.id);
     if (scroll) {  // within the list alone: the page stays
-      const list = $('list'), top = item.offsetTop - list.offsetTop;
+      const list = $('list'), top = item.offsetTop;  // from the top of the list, which its rows are placed in
       if (top < list.scrollTop) list.scrollTop = top;
       if (top + item.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = top + item.offsetHeight - list.clientHeight;
     }
@@ -223,7 +223,10 @@
     $('parts').append(button);
   }
   $('filters').addEventListener('input', search);
-  $('filters').addEventListener('submit', event => { event.preventDefault(); $('list').focus(); });
+  $('filters').addEventListener('submit', event => event.preventDefault());
+  $('filters').addEventListener('keydown', event => {  // a form of several fields is not submitted by Enter
+    if (event.key === 'Enter' && event.target.matches('input')) { event.preventDefault(); $('list').focus(); }
+  });
   $('fold').addEventListener('click', () => setFolded(!folded));
   $('same').addEventListener('click', () => same(!question));
   $('clear').addEventListener('click', () => { $('filters').reset(); same(false); $('find').focus(); });
