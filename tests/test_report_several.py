@@ -11,6 +11,7 @@ from r1jax import report
 from r1jax.cli import main
 from r1jax.evals import paper
 from r1jax.report import benchmarks, chart, evolution, given, several
+from r1jax.report.diagnosis import Finding
 from r1jax.report.workdir import StageRun, read
 
 
@@ -228,3 +229,16 @@ def test_the_command_writes_one_page_of_several(runs, tmp_path, monkeypatch, cap
 def test_a_stage_without_tokens_has_no_density():
     lines = [{'step': 1, 'reflection/mean': 0.5}, {'step': 2, 'reflection/mean': 0.5, 'rollout/tokens': 0}]
     assert evolution.density(StageRun('zero', {}, {}, lines))[0].size == 0
+
+
+def test_what_the_diagnosis_finds_is_in_both_pages(runs, page, tmp_path, monkeypatch):
+    finding = Finding('zero', 'too_easy', 'problem', 'All <b>were</b> right.', 'Ask more.', (3, 12), {'accuracy': 0.25})
+    monkeypatch.setattr(report, 'diagnose', lambda workdir: [finding] if workdir.endswith('b') else [])
+    said = Page(
+        pathlib.Path(report.compare([str(runs / n) for n in 'ab'], str(tmp_path / 'page.html'))).read_text(
+            encoding='utf-8'
+        )
+    ).said
+    assert 'bproblem zero too_easy, steps 3 to 12All <b>were</b> right.→ Ask more.evidenceaccuracy: 0.25' in said
+    assert 'All <b>were</b> right' in Page(pathlib.Path(report.write(str(runs / 'b'))).read_text(encoding='utf-8')).said
+    assert 'All <b>were' not in Page(pathlib.Path(report.write(str(runs / 'a'))).read_text(encoding='utf-8')).said

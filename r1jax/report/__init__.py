@@ -5,6 +5,7 @@
       graph          which stage starts from which, and reads what
       reached        a row a stage: what each of them reached
       findings       a card a stage: before and after, in words; does thinking pay in the base?
+      diagnosis      why a stage does not learn, or why not to believe that it does; `advice` has it on the page
       evolution      accuracy, length, reflection, language and form over the steps of RL, as the R1 report draws them
       aha            responses that look back at their steps, found by search
       cards          what rejection sampling kept
@@ -33,6 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from r1jax.report import (
+    advice,
     aha,
     benchmarks,
     browser,
@@ -47,7 +49,8 @@ from r1jax.report import (
     samples,
     several,
 )
-from r1jax.report.chart import colour, key
+from r1jax.report.chart import colour
+from r1jax.report.diagnosis import Finding, diagnose
 from r1jax.report.findings import EVALUATION_HEADS, evaluations, thinking, verdict
 from r1jax.report.page import document, number, span, text
 from r1jax.report.workdir import Run, StageRun, read, recipe_of
@@ -71,6 +74,7 @@ class Material:
     pairs: Mapping[str, tuple[str, list[dict], list[dict]]] = dataclasses.field(default_factory=dict)
     newest: Mapping[str, list[dict]] = dataclasses.field(default_factory=dict)
     reflecting: Mapping[str, aha.Found] = dataclasses.field(default_factory=dict)
+    found: Sequence[Sequence[Finding]] = ()  # of each run, what its diagnosis found
 
     @property
     def run(self) -> Run:
@@ -84,6 +88,7 @@ Section = tuple[str, str, Callable[[Material], str]]  # anchor, title, and its H
 SECTIONS: tuple[Section, ...] = (  # of one run
     ('stages', 'Stages', lambda m: graph.draw(m.run)),
     ('results', 'Results', lambda m: _results(m.run)),
+    ('diagnosis', 'Diagnosis', lambda m: ''.join(map(advice.section, m.found))),
     ('thinking', 'Does thinking pay in the base?', lambda m: ''.join(map(thinking, m.run.stages))),
     ('evolution', 'Self-evolution', lambda m: ''.join(map(evolution.section, m.run.stages))),
     ('aha', 'Aha', lambda m: ''.join(aha.section(*each) for each in m.reflecting.items())),
@@ -104,6 +109,7 @@ SECTIONS: tuple[Section, ...] = (  # of one run
 COMPARED: tuple[Section, ...] = (  # of several
     ('runs', 'Runs', lambda m: several.overview(m.names, m.runs) if m.runs else ''),
     ('results', 'Results', lambda m: several.results(m.names, m.runs)),
+    ('diagnosis', 'Diagnosis', lambda m: ''.join(map(advice.section, m.found, several.keys(m.names)))),
     ('benchmarks', 'Benchmarks', lambda m: benchmarks.section(m.measured)),
     ('evolution', 'Self-evolution', lambda m: several.self_evolution(m.names, m.runs)),
     ('curves', 'Curves', lambda m: several.training(m.names, m.runs)),
@@ -125,7 +131,7 @@ def write(workdir: str, path: str | None = None, most: int = browser.MOST) -> st
     kept, _ = _kept([workdir], evaluated)
     material = Material(
         [workdir], [run.name], [run], _measured([run], [''], evaluated), kept, [run.name], most, samples.pairs(sides), newest,
-        {name: searched[name] for name in sampling if name in searched},
+        {name: searched[name] for name in sampling if name in searched}, [diagnose(workdir)],
     )  # fmt: skip
     if not run.stages and not kept:
         html = _page(run.name, _subtitle(run), [('', '', '<p class="card">This workdir holds no results yet.</p>')])
@@ -145,10 +151,10 @@ def compare(paths: Sequence[str], path: str, most: int = browser.MOST) -> str:
     runs = [read(workdir) for workdir in found.runs]
     kept, others = _kept(found.runs, found.results)
     measured = _measured(runs, found.names, found.results)
-    material = Material(found.runs, found.names, runs, measured, kept, [*found.names, *others], most)
-    names = [*found.names, *others]
+    names, findings = [*found.names, *others], [diagnose(workdir) for workdir in found.runs]
+    material = Material(found.runs, found.names, runs, measured, kept, names, most, found=findings)
     title = ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
-    keys = ' '.join(f'<span>{key(colour(i), name)}</span>' for i, name in enumerate(found.names))
+    keys = ' '.join(f'<span>{each}</span>' for each in several.keys(found.names))
     return _write(path, _page(title, f'<span class="legend">{keys}</span>', _drawn(COMPARED, material)))
 
 

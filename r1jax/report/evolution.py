@@ -25,7 +25,7 @@ LENGTH = Plot('Response length', ('rollout/tokens',), 'tokens a response, mean a
 LANGUAGE = Plot('Language', ('reward/language',), 'reasoning in the language asked', percent=True, whole=True)
 FORMAT = Plot('Format', ('reward/format',), 'well-formed answers', percent=True, whole=True)
 REFLECTION = Plot('Reflective words', (), 'a response')
-REFLECTING = Plot('Reflecting', (), 'responses with a reflective word', percent=True, whole=True)
+REFLECTING = Plot('Reflecting', (), 'responses with a reflective word', percent=True)
 DENSITY = Plot('Reflective words by length', (), 'in a thousand tokens')
 WORDS_DRAWN = 3  # besides their sum
 Column = tuple[np.ndarray, np.ndarray]  # steps, values

@@ -20,15 +20,20 @@ STAGE = 'a stage'  # what a stage's name is set to where a run has it
 Stages = list[tuple[int, StageRun]]  # the runs that have a stage, by place
 
 
+def keys(names: Sequence[str]) -> list[str]:
+    """The runs' names, each with its colour."""
+    return [key(colour(i), name) for i, name in enumerate(names)]
+
+
 def overview(names: Sequence[str], runs: Sequence[Run]) -> str:
     """A row a run."""
     rows = ''
-    for i, (name, run) in enumerate(zip(names, runs, strict=True)):
+    for name, run in zip(keys(names), runs, strict=True):
         done = sum(stage.finished for stage in run.stages)
         steps = sum(stage.done for stage in run.stages)
         seconds = [stage.seconds for stage in run.stages if stage.seconds is not None]
         cells = [
-            f'<b>{key(colour(i), name)}</b>',
+            f'<b>{name}</b>',
             text(run.name),
             _state(run),
             f'{done} of {len(run.stages)}',
@@ -58,7 +63,7 @@ def results(names: Sequence[str], runs: Sequence[Run]) -> str:
         for j, (i, row) in enumerate(rows):
             first = f'<td rowspan="{len(rows)}"><b>{text(stage)}</b></td>' if j == 0 else ''
             cells = ''.join(f'<td>{row.get(column, "–")}</td>' for column in columns)
-            body += f'<tr>{first}<td>{key(colour(i), names[i])}</td>{cells}</tr>'
+            body += f'<tr>{first}<td>{keys(names)[i]}</td>{cells}</tr>'
     head = ''.join(f'<th scope="col">{text(head)}</th>' for head in ('stage', 'run', *columns))
     return f'<div class="card scroll"><table class="compared reached"><tr>{head}</tr>{body}</table></div>'
 
@@ -137,7 +142,7 @@ def _differences(names: Sequence[str], runs: Sequence[Run]) -> str:
     for path in differ:
         cells = ''.join(f'<td class="wrap"><code>{text(each.get(path, "–")[:LONGEST])}</code></td>' for each in flat)
         rows += f'<tr><td><code>{text(path)}</code></td>{cells}</tr>'
-    head = ''.join(f'<th scope="col">{key(colour(i), name)}</th>' for i, name in enumerate(names))
+    head = ''.join(f'<th scope="col">{name}</th>' for name in keys(names))
     title = f'{len(differ)} setting{"" if len(differ) == 1 else "s"} that differ{"s" if len(differ) == 1 else ""}'
     table = f'<div class="scroll"><table class="compared"><tr><th>setting</th>{head}</tr>{rows}</table></div>'
     return f'<details class="card"{" open" if len(differ) <= SHOWN else ""}><summary>{title}</summary>{table}</details>'

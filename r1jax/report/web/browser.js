@@ -99,7 +99,9 @@
     if (sample.reward !== undefined) head.append(made('b', '', say(sample.reward)));
     if (sample.failed) head.append(made('span', 'badge warn', 'not graded'));
     if (sample.cut) head.append(made('span', 'badge warn', 'cut off'));
-    item.append(head, made('span', 'said', asked(sample).slice(0, 90) || sample.answer.slice(0, 90)));
+    const line = made('span', 'said', asked(sample).slice(0, 60));
+    line.append(made('span', 'muted', ` → ${sample.answer.slice(0, 60) || '…'}`));
+    item.append(head, line);
     item.addEventListener('click', () => choose(i, true));
     return item;
   }
