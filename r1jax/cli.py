@@ -179,12 +179,9 @@ class Report:
                 raise BadInput(f'--samples {most} must be 0 or more')
             if self.out and not self.out.parent.is_dir():
                 raise BadInput(f'--out {self.out}: there is no folder {self.out.parent}')
-            paths = [str(path) for path in self.paths]
-            found = report.given.given(paths)
-            if len(paths) == 1 and found.runs:
-                print(report.write(paths[0], self.out and str(self.out), most))
-            else:
-                print(report.compare(paths, str(self.out or report.PAGE), most))
+            if self.out and self.out.is_dir():
+                raise BadInput(f'--out {self.out} is a folder: name a file, such as {self.out / report.PAGE}')
+            print(report.of([str(path) for path in self.paths], self.out and str(self.out), most))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from r1jax import columns, sharding
+from r1jax import columns, report, sharding
 from r1jax.config import MeshConfig, Part, SampleConfig
 from r1jax.data.template import NAMED
 from r1jax.evals import compare, elo, judging, results, winrate
@@ -121,7 +121,8 @@ def run(checkpoint: str, names: Sequence[str], out: Path, mesh: MeshConfig, opti
                 entries[name] = _by_harness(harness, model_of, name, out, whose, options)
     whole = results.write(out, whose, entries)
     shown = {name: whole['benchmarks'][name] for name in entries}
-    files = [results.RESULTS, results.TABLE, *(f'{_file(name)}.jsonl' for name in names)]
+    report.of([str(out)], str(out / report.PAGE))
+    files = [results.RESULTS, results.TABLE, report.PAGE, *(f'{_file(name)}.jsonl' for name in names)]
     return [
         *columns.aligned(results.table(shown, options.beside)),
         '',
@@ -154,6 +155,7 @@ def judged(judgements: Sequence[str], data: str | None, out: Path, beside: Seque
             entries[name] = results.entry(name, _judgements(name, path, data), {'judgements': path})
         out.mkdir(parents=True, exist_ok=True)
         whole = results.write(out, {'what': ', '.join(judgements)}, entries)
+        report.of([str(out)], str(out / report.PAGE))
     return columns.aligned(results.table(whole['benchmarks'], beside))
 
 

@@ -68,6 +68,8 @@ def test_a_run_its_figures_and_how_it_goes_on(model, tmp_path, capsys):
     assert found['response_tokens'] == np.mean([row['tokens'] for row in rows]) <= 6
     assert f'{100 * right.mean():.1f}' in table and 'cons@3' in table
     assert '| letters | pass@1 |' in (whole / 'results.md').read_text()
+    page = (whole / 'report.html').read_text(encoding='utf-8')
+    assert '<td>letters</td><td>pass@1</td>' in page and 'sample-data' in page
 
     # other k, a part of the questions, a torn line: and then the rest
     assert command(model, parts, '--k', 1, '--limit', 2) == 0

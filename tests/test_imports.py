@@ -94,7 +94,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'new': {'settings'},
     'doctor': {'types', 'config', 'sharding', 'rewards'},
     'columns': set(),
-    'evaluate': {*_NN, 'settings', 'data', 'rewards', 'sample', 'train', 'evals', 'columns'},
+    'evaluate': {*_NN, 'settings', 'data', 'rewards', 'sample', 'train', 'evals', 'columns', 'report'},
     'grade': {'types', 'data', 'rewards', 'settings', 'columns'},  # and nothing that would start jax
     'cli': {
         '__init__',

@@ -138,6 +138,15 @@ def test_a_table_of_which_nothing_was_measured_has_the_papers_figures_only():
                 assert cell == ('–' if value is None else f'{value:,.0f}' if value > 100 else f'{value:.1f}')
 
 
+def test_what_was_measured_is_listed_whatever_it_is_called(runs, tmp_path):
+    evaluated(str(tmp_path / 'mine'), 'weights/Some-Model', benchmark='my_own')
+    source = pathlib.Path(report.of([str(tmp_path / 'mine')], str(tmp_path / 'page.html'))).read_text(encoding='utf-8')
+    assert '<td>my_own</td><td>pass@1</td><td>50.0</td><td>[' in source and '<b>Some-Model</b>' in source
+    assert len(browsed(source)['samples']) == 12 and source.count('nothing of it was measured here') == len(
+        paper.TABLES
+    )
+
+
 def test_another_protocol_than_the_reports_is_said():
     entry = {'questions': 9, 'samples': 1, 'acc': 0.5, 'harness': {'task': 'mmlu'}}
     assert 'mmlu: the likeliest letter' in benchmarks.section([benchmarks.Measured('x', {'mmlu': entry})])
@@ -212,7 +221,8 @@ def test_what_is_no_run_is_refused_in_one_line(runs, tmp_path, capsys):
     for options, said in (
         (['--samples', '-1'], '--samples -1'),
         (['--out', str(tmp_path / 'no' / 'p.html')], 'there is no folder'),
-        ([], ''),
+        (['--out', str(tmp_path)], 'is a folder: name a file, such as'),
+        ([], 'name a workdir'),
     ):
         assert main(['report', *([str(runs / 'a')] if options else []), *options]) == 2
         assert said in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """report.html: what runs did, in one file that can be mailed, put in a talk and opened without a network.
 
+    of(paths)                      of what is named: `write` or `compare`
     write(workdir)                 of one run
       workdir.read   config.json, metrics.jsonl, summary.json, lineage.json, data cards, as far as they are there
       graph          which stage starts from which, and reads what
@@ -67,6 +68,7 @@ class Material:
     names: Sequence[str]  # of the runs, as the page calls them
     runs: Sequence[Run]
     measured: Sequence[benchmarks.Measured] = ()  # models of ours, with figures of benchmarks
+    evaluated: Sequence[str] = ()  # folders of `r1jax eval`
     kept: Sequence[browser.Source] = ()  # files of samples
     whose: Sequence[str] = ()  # names that those files have by place: the runs, then checkpoints of no run
     most: int = browser.MOST  # samples of the browser
@@ -99,6 +101,7 @@ SECTIONS: tuple[Section, ...] = (  # of one run
         'Can the reward be believed?',
         lambda m: ''.join(hacking.monitor(s, m.newest.get(s.name, [])) for s in m.run.stages),
     ),
+    ('measured', 'Measured by r1jax eval', lambda m: ''.join(map(benchmarks.listed, m.evaluated))),
     ('benchmarks', 'Benchmarks', lambda m: benchmarks.section(m.measured) if m.run.stages else ''),
     ('curves', 'Curves', lambda m: _curves(m.run)),
     ('samples', 'Samples before and after', lambda m: ''.join(samples.section(n, *p) for n, p in m.pairs.items())),
@@ -110,11 +113,27 @@ COMPARED: tuple[Section, ...] = (  # of several
     ('runs', 'Runs', lambda m: several.overview(m.names, m.runs) if m.runs else ''),
     ('results', 'Results', lambda m: several.results(m.names, m.runs)),
     ('diagnosis', 'Diagnosis', lambda m: ''.join(map(advice.section, m.found, several.keys(m.names)))),
+    ('measured', 'Measured by r1jax eval', lambda m: ''.join(map(benchmarks.listed, m.evaluated))),
     ('benchmarks', 'Benchmarks', lambda m: benchmarks.section(m.measured)),
     ('evolution', 'Self-evolution', lambda m: several.self_evolution(m.names, m.runs)),
     ('curves', 'Curves', lambda m: several.training(m.names, m.runs)),
     ('browser', 'All samples', lambda m: browser.section(m.whose, m.kept, m.most)),
 )
+
+
+def of(paths: Sequence[str], path: str | None = None, most: int = browser.MOST) -> str:
+    """Writes the report of a workdir, or of several and of folders of `r1jax eval`; returns where it is.
+
+    Args:
+      path: where to; None: WORKDIR/report.html of one, report.html here of several.
+      most: samples that it holds to browse.
+
+    Raises:
+      FileNotFoundError: one of them is not there.
+      ValueError: one is neither, or damaged.
+    """
+    found = given.given(paths)
+    return write(paths[0], path, most) if len(paths) == 1 and found.runs else compare(paths, path or PAGE, most)
 
 
 def write(workdir: str, path: str | None = None, most: int = browser.MOST) -> str:
@@ -130,7 +149,7 @@ def write(workdir: str, path: str | None = None, most: int = browser.MOST) -> st
     evaluated = dict.fromkeys(given.of_run(workdir), 0)
     kept, _ = _kept([workdir], evaluated)
     material = Material(
-        [workdir], [run.name], [run], _measured([run], [''], evaluated), kept, [run.name], most, samples.pairs(sides), newest,
+        [workdir], [run.name], [run], _measured([run], [''], evaluated), [*evaluated], kept, [run.name], most, samples.pairs(sides), newest,
         {name: searched[name] for name in sampling if name in searched}, [diagnose(workdir)],
     )  # fmt: skip
     if not run.stages and not kept:
@@ -152,7 +171,7 @@ def compare(paths: Sequence[str], path: str, most: int = browser.MOST) -> str:
     kept, others = _kept(found.runs, found.results)
     measured = _measured(runs, found.names, found.results)
     names, findings = [*found.names, *others], [diagnose(workdir) for workdir in found.runs]
-    material = Material(found.runs, found.names, runs, measured, kept, names, most, found=findings)
+    material = Material(found.runs, found.names, runs, measured, [*found.results], kept, names, most, found=findings)
     title = ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
     keys = ' '.join(f'<span>{each}</span>' for each in several.keys(found.names))
     return _write(path, _page(title, f'<span class="legend">{keys}</span>', _drawn(COMPARED, material)))

@@ -77,6 +77,17 @@ def short(checkpoint: str) -> str:
     return (os.path.basename(place.rstrip('/')) or place) + comma + stage
 
 
+def listed(path: str) -> str:
+    """All figures of a folder of `r1jax eval`, also of benchmarks that the papers' tables do not have."""
+    checkpoint, entries = read(path)
+    head, *rows = results.table(entries)
+    body = ''.join('<tr>' + ''.join(f'<td>{text(cell)}</td>' for cell in row) + '</tr>' for row in rows)
+    heads = ''.join(f'<th scope="col">{text(cell)}</th>' for cell in head)
+    return (
+        f'<div class="card scroll"><p><b>{text(short(checkpoint))}</b></p><table><tr>{heads}</tr>{body}</table></div>'
+    )
+
+
 def section(measured: Sequence[Measured]) -> str:
     """All tables; those are folded of which nothing was measured."""
     html = ''.join(_table(printed, measured) for printed in paper.TABLES)
