@@ -16,6 +16,7 @@ judge = ['httpx2>=2.16']
 math = ['math-verify[antlr4_13_2]>=0.9']
 serve = ['prometheus-client>=0.20', 'starlette>=0.40', 'uvicorn>=0.32']
 tasks = ['reasoning-gym>=0.1.25']
+wandb = ['wandb>=0.19']
 
 setuptools.setup(
     name='r1jax',
@@ -58,6 +59,7 @@ setuptools.setup(
         'docs': docs,  # the site: sphinx-build -W docs build/docs
         'math': math,  # the reward of formulas
         'serve': serve,
+        'wandb': wandb,  # metrics at Weights & Biases
         'tpu': ['jax[tpu]>=0.10'],
         'cuda': ['jax[cuda12]>=0.10'],
         'test': [

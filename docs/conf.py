@@ -44,6 +44,7 @@ autodoc_mock_imports = [
         'pyarrow',
         'reasoning_gym',
         'gguf',
+        'wandb',
     )
     if importlib.util.find_spec(name) is None
 ]

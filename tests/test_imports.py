@@ -36,6 +36,7 @@ DOORS = {  # outside package -> the only file (few: the only ones) that imports 
     'tokenizers': 'data/tokenizer/hugging_face.py',
     'tyro': 'cli.py',
     'uvicorn': 'serve/server.py',
+    'wandb': 'train/board.py',
     'yaml': 'data/rows.py',
 }
 

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,8 @@ import pytest
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
-from r1jax.train import live, log
+from r1jax.settings import BadInput
+from r1jax.train import board, live, log
 
 
 def lines(workdir, name=log.METRICS):
@@ -287,3 +289,71 @@ def test_sparkline():
 
 def test_duration():
     assert [live.duration(s) for s in (7.4, 750, 10920)] == ['0:07', '12:30', '3:02:00']
+
+
+class _Wandb(types.ModuleType):
+    """The package, as far as it is used: a run that keeps what it is sent."""
+
+    def __init__(self):
+        super().__init__('wandb')
+        self.runs = []
+
+    def Settings(self, **settings):
+        return settings
+
+    def init(self, **given):
+        if given['project'] == 'refused':
+            raise ValueError('no account')
+        run = types.SimpleNamespace(id=given['id'] or f'id{len(self.runs)}', given=given, sent=[], axes=[], over=False)
+        run.log, run.define_metric = run.sent.append, lambda *names, **axes: run.axes.append((*names, axes))
+        run.finish = lambda: setattr(run, 'over', True)
+        self.runs.append(run)
+        return run
+
+
+def test_a_board_is_given_each_line_and_is_the_same_run_the_next_time(tmp_path, monkeypatch):
+    wandb = _Wandb()
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    with log.Log(str(tmp_path)) as out:
+        out.metrics('base', 1, 0.1, {'loss': 3.0, 'eval/held_out/pass@1_ci': [0.1, 0.2]})
+    for turn in range(2):
+        known = {'base': {log.METRICS: 1 + turn, log.SAMPLES: 0}}
+        with log.Log(str(tmp_path), known) as out:
+            out.board = board.Board(str(tmp_path), 'project', {'seed': 0}, log.read(str(tmp_path / log.METRICS)))
+            out.metrics('base', 2 + turn, 0.2, {'loss': 2.0 - turn})
+            out.drop('other')
+            assert not wandb.runs[turn].over
+        assert wandb.runs[turn].over
+    first, second = wandb.runs
+    assert first.id == second.id == second.given['id'] == 'id0' and first.given['id'] is None
+    assert first.given['project'] == 'project' and first.given['config'] == {'seed': 0}
+    assert first.sent == [
+        {'base/seconds': 0.1, 'base/loss': 3.0, 'base/step': 1},  # what had been logged before it was asked for
+        {'base/seconds': 0.2, 'base/loss': 2.0, 'base/step': 2},
+    ]
+    assert second.sent == [{'base/seconds': 0.2, 'base/loss': 1.0, 'base/step': 3}]
+    assert first.axes == [('base/step', {}), ('base/*', {'step_metric': 'base/step'})]
+    with pytest.raises(BadInput, match=r"^wandb='refused': no run of Weights & Biases .no account.: run `wandb login`"):
+        board.Board(str(tmp_path), 'refused', {})
+
+
+def test_a_board_without_its_package_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    with pytest.raises(
+        ImportError, match=r"^the recipe names a project of Weights & Biases: run pip install 'r1jax\[wandb\]'$"
+    ):
+        board.package()
+
+
+@pytest.mark.reference  # the package is large, and an extra
+def test_weights_and_biases_offline(tmp_path, monkeypatch):
+    pytest.importorskip('wandb')
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    with log.Log(str(tmp_path)) as out:
+        out.board = board.Board(str(tmp_path), 'project', {'seed': 0, 'stages': [{'name': 'base'}]})
+        for step in range(1, 4):
+            out.metrics('base', step, 0.1, {'loss': 3.0 - step, 'reward/mean': 0.5})
+    (folder,) = (tmp_path / 'wandb').glob('offline-run-*')
+    (file,) = folder.glob('*.wandb')
+    data = file.read_bytes()
+    assert b'base/reward/mean' in data and json.loads((tmp_path / board.KEPT).read_text())['id'] in file.name

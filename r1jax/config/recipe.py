@@ -123,6 +123,7 @@ class Recipe:
     # Seconds in which no step, sample or evaluated answer was finished, after which each process writes the stacks of its threads to
     # WORKDIR/hangs and ends with status 1 (`r1jax.pulse`); compiling has no beat. 0: never
     hang_after: float = 3600.0
+    wandb: str = ''  # a project of Weights & Biases, which then shows the metrics beside TensorBoard (`r1jax.train.board`); '': none
 
 
 def stages_read(value: Any) -> tuple[str, ...]:

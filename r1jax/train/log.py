@@ -5,8 +5,8 @@ completion with its rewards. Both files only grow while a run is alive. A checkp
 had (`Log.cut`); on resume every stage is cut back to the lines that its newest checkpoint knows of, so a killed run and an
 unbroken one leave the same lines, and those of a stage that is run again vanish (`r1jax.train.aside` keeps a copy).
 TensorBoard's files are a copy of metrics.jsonl: they are thrown away and written anew from it when a log is opened, which
-leaves no step twice and needs no cursor. They are written by this thread: tensorboardX's own would die unseen on a full disk, and the run
-would then wait for it for ever.
+leaves no step twice and needs no cursor; a `board` (`r1jax.train.board`) is given each line as it is written. TensorBoard's
+are written by this thread: tensorboardX's own would die unseen on a full disk, and the run would then wait for it for ever.
 
 Each call is one `write` to the kernel, so a SIGKILL loses nothing that was logged. It may tear the last line of a long
 write: what lies behind the last checkpoint is cut anyway, and `read` passes over a torn last line.
@@ -43,13 +43,15 @@ class Log:
       workdir: made if missing.
       known: stage -> what `cut` returned of it at its newest checkpoint. Lines of a stage beyond those are removed: leftovers of a run
         that was killed. Of other stages no line stays.
+      board: what else is given each line of metrics, and closed with the log.
 
     Raises:
       ValueError: a file has fewer lines of a stage than at its checkpoint, or lines that no log wrote.
     """
 
-    def __init__(self, workdir: str, known: Mapping[str, Mapping[str, int]] | None = None):
+    def __init__(self, workdir: str, known: Mapping[str, Mapping[str, int]] | None = None, board: Any = None):
         os.makedirs(workdir, exist_ok=True)
+        self.board = board
         self._workdir, self._directory = workdir, os.path.join(workdir, TENSORBOARD)
         self._open(known or {})
 
@@ -74,7 +76,7 @@ class Log:
         """Removes all lines of a stage, or those after its `cut`."""
         names = {name for lines in self._lines.values() for name in lines} - {stage}
         known = {name: self.cut(name) for name in names} | ({stage: cut} if cut else {})
-        self.close()
+        self._close()
         self._open(known)
 
     def metrics(self, stage: str, step: int, seconds: float, values: Mapping[str, Any]) -> None:
@@ -94,6 +96,8 @@ class Log:
         line = plain(own | {path: values[path] for path in sorted(values)})
         self._append(METRICS, [line])
         self._emit(line)
+        if self.board:
+            self.board.metrics(line)
 
     def samples(self, stage: str, step: int, records: Sequence[Mapping[str, Any]]) -> None:
         """Adds a line to samples.jsonl for each record: `{"stage", "step", "when", "question", "prompt", …}`, `when`
@@ -119,6 +123,11 @@ class Log:
             board.flush()
 
     def close(self) -> None:
+        self._close()
+        if self.board:
+            self.board.close()
+
+    def _close(self) -> None:
         for file in self._files.values():
             file.close()
         for board in self._boards.values():
@@ -150,7 +159,7 @@ class Unwritten(Log):
     """What the processes have that do not write: takes everything and keeps nothing."""
 
     def __init__(self):
-        self._files, self._boards, self._lines = {}, {}, {}
+        self._files, self._boards, self._lines, self.board = {}, {}, {}, None
 
     def drop(self, *_) -> None:
         pass

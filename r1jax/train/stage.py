@@ -17,15 +17,16 @@ from r1jax import distributed, report, sharding
 from r1jax.checks import validate
 from r1jax.config import Collect, OnPolicy, Recipe, Stored
 from r1jax.pulse import Watchdog
+from r1jax.record import to_json
 from r1jax.settings import BadInput, Failed, as_bad_input, chosen
-from r1jax.train import ahead, aside, checkpoint, disk, events, learned, restore, shared
+from r1jax.train import ahead, aside, board, checkpoint, disk, events, learned, restore, shared
 from r1jax.train import profile as profiles
 from r1jax.train.collect import Collecting
 from r1jax.train.inputs import Book, Changes, needs
 from r1jax.train.interrupt import Signals, Stopped
 from r1jax.train.jobs import Job
 from r1jax.train.live import Live
-from r1jax.train.log import Log, Unwritten, write_summary
+from r1jax.train.log import METRICS, Log, Unwritten, read, write_summary
 from r1jax.train.loop import Context, Training
 from r1jax.train.prepare import prepare
 from r1jax.workdir import open_workdir, write_config
@@ -74,6 +75,8 @@ def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None, 
         ahead.refuse_many(stages, jax.process_count())
         traced = profiles.wanted(profile, stages) if profile else None
         _refuse_idle(recipe)
+        if recipe.wandb:
+            distributed.told(lambda: bool(board.package()))
         status = distributed.told(lambda: open_workdir(workdir, recipe))
         distributed.same_folder(workdir)
         for folder in distributed.told(lambda: aside.recover(workdir)):
@@ -102,7 +105,7 @@ def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None, 
             book.write()
             return _summary(recipe, workdir)
         mended = _mended(book, wanted)
-        with _log(workdir) as log, Live(recipe.name, dict.fromkeys(wanted, 0)) as view:
+        with _log(workdir, recipe) as log, Live(recipe.name, dict.fromkeys(wanted, 0)) as view:
 
             def summarise(running):
                 _summary(recipe, workdir, running)
@@ -259,9 +262,15 @@ def _summary(recipe: Recipe, workdir: str, running: dict | None = None) -> dict:
     return summary
 
 
-def _log(workdir: str) -> Log:
+def _log(workdir: str, recipe: Recipe) -> Log:
     known = _known(workdir)  # by all: they open checkpoints together
-    return Log(workdir, known) if distributed.first() else Unwritten()
+    if not distributed.first():
+        return Unwritten()
+    log = Log(workdir, known)
+    if recipe.wandb:
+        lines = read(os.path.join(workdir, METRICS))
+        log.board = board.Board(workdir, recipe.wandb, to_json(recipe), lines)
+    return log
 
 
 def _say(text: str) -> None:
