@@ -26,7 +26,8 @@ class Rollout:
     """What the sampler returns: whole rows, prompt and response contiguous from index 0, padding at the end."""
 
     tokens: Array  # i32[B,T]
-    sampled: Array  # bool[B,T], True on sampled tokens (end token included), False on the prompt and padding
+    # bool[B,T], True on sampled tokens (end tokens included), False on the prompt, on what an environment said and on padding
+    sampled: Array
     logp: Array  # f32[B,T], nats, of softmax(logits / temperature) before top-p and top-k; 0 where not sampled
     question: Array  # i32[B], problem id
     sample: Array  # i32[B], 0..G-1
@@ -35,6 +36,8 @@ class Rollout:
     version: Array
     # i16[B,T,M,k], the experts that each token passed, or −1 where it was not read (as the last is not)
     routes: Array | None = None
+    # With an environment: i32[B,K], how often what the policy asked of it came to each of `types.OUTCOMES`
+    outcomes: Array | None = None
 
 
 @_pytree

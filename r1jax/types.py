@@ -1,8 +1,8 @@
 """The values that travel between the recipe's three verbs: `sample`, `score`, `update`.
 
-Host values (`Problem`, `Response`, `Example`, `Pair`, `Labelled`) are plain Python and stand here. Device values (`Rollout`, `Batch`,
-`TrainState`) stand in `r1jax.arrays` and are had from here too; they are loaded when asked for, and jax with them, since worker
-processes that grade must start small and fast.
+Host values (`Problem`, `Response`, `Reply`, `Example`, `Pair`, `Labelled`) are plain Python and stand here. Device values (`Rollout`,
+`Batch`, `TrainState`) stand in `r1jax.arrays` and are had from here too; they are loaded when asked for, and jax with them, since
+worker processes that grade must start small and fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from r1jax.arrays import Array, Batch, Rollout, TrainState
 
-__all__ = ['Array', 'Batch', 'Example', 'Labelled', 'Pair', 'Problem', 'Response', 'Rollout', 'TrainState']
+__all__ = ['Array', 'Batch', 'Example', 'Labelled', 'Pair', 'Problem', 'Reply', 'Response', 'Rollout', 'TrainState']
 
 
 def __getattr__(name: str) -> Any:
@@ -38,11 +38,37 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """One sampled answer to a problem."""
+    """One sampled answer to a problem.
 
-    text: str  # decoded, without the end token
-    tokens: int  # number of sampled tokens, the end token included
-    finished: bool  # False: cut off at the length limit
+    Of several turns, `text` is the policy's own, a newline between them: what a tool said is nobody's answer, and no reward takes it for
+    one.
+    """
+
+    text: str  # decoded, without end tokens
+    tokens: int  # number of sampled tokens, end tokens included
+    finished: bool  # False: cut off at a limit
+    # With an environment: what the policy and the environment said, in turn, the policy first; () without one
+    turns: tuple[str, ...] = ()
+
+
+# What may become of what the policy asks of an environment. The last five are failures of what answers, and become words for the policy
+OUTCOMES = ('answered', 'malformed', 'unknown', 'failed', 'timeout', 'memory', 'died', 'raised')
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What an environment says after a turn of the policy."""
+
+    texts: tuple[str, ...]  # one or more, such as an answer to each call of a tool
+    outcomes: tuple[str, ...] = ()  # of each text, one of OUTCOMES; (): all 'answered'
+
+    def __post_init__(self):
+        if not self.texts or len(self.outcomes) not in (0, len(self.texts)):
+            raise ValueError(
+                f'a Reply has texts, and as many outcomes or none, not {self.texts!r:.80} and {self.outcomes}'
+            )
+        if unknown := set(self.outcomes) - set(OUTCOMES):
+            raise ValueError(f'a Reply has no outcome {min(unknown)!r}: there are {", ".join(OUTCOMES)}')
 
 
 @dataclasses.dataclass(frozen=True)

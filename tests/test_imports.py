@@ -58,6 +58,7 @@ ROOMS = {  # room -> rooms it may import from, besides itself
     'weights': {'__init__', 'types', 'config', 'presets', 'data'},
     'rewards': {'types', 'config', 'data', 'pulse'},  # never nn: a reward model's scoring function is passed in
     'curate': {'types', 'config', 'rewards'},
+    'environments': {'types', 'config', 'rewards', 'data'},  # called by the processes that grade: no jax
     'evals': {
         *_NN,
         'nn',

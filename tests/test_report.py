@@ -278,3 +278,10 @@ def test_numbers_and_times():
     assert [number(v, percent=True) for v in (0.934, 0.0012, 1, 0)] == ['93.4 %', '0.12 %', '100.0 %', '0.0 %']
     assert [span(s) for s in (48, 365, 12000, None)] == ['48 s', '6 min 5 s', '3 h 20 min', '–']
     assert text('<a "b">\x07') == '&lt;a &quot;b&quot;&gt;␇'
+
+
+def test_what_an_environment_said_stands_between_the_turns():
+    record = {'completion': 'call\nso 7', 'turns': ['<b>call', '<tool_response>7', 'so 7']}
+    shown = samples.conversation(record)
+    assert '<i class="note">&lt;tool_response&gt;7</i>' in shown and '&lt;b&gt;' in shown and shown.endswith('so 7')
+    assert samples.conversation({'completion': 'plain'}) == 'plain'

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from r1jax.checks import models
+from r1jax.checks.environment import environment
 from r1jax.checks.fields import fields
 from r1jax.checks.layout import layouts, split_off
 from r1jax.checks.models import adapters, from_weights, model_differences, model_of, roles, split
@@ -98,6 +99,7 @@ def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
         differ = model_differences(stage.model, theirs) if theirs else ''
         yield not differ, f'model has another shape than that of {stage.start}, where it starts: {differ}'
     yield from _kept(stage)
+    yield from environment(stage)
     if isinstance(stage.source, Collect):
         yield from collect(stage, model_of(recipe, stage), mesh)
     else:

@@ -7,7 +7,8 @@ Two words for sizes: *questions* and *samples* (a question's G answers). Rows an
 result beyond rounding.
 
 All names are public here, in `r1jax.config`; the files tell a part each: `model` its shape, `learning` losses and optimizer, `mesh` the
-devices, `sources` what is learned from, `collect` rejection sampling, `recipe` stages and the whole.
+devices, `sources` what is learned from, `environment` what answers between the policy's turns, `collect` rejection sampling, `recipe`
+stages and the whole.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from r1jax.config.collect import (
     NearDuplicates,
     Threshold,
 )
+from r1jax.config.environment import CHATML, INLINE, Environment, Frame
 from r1jax.config.learning import (
     DPO,
     GRPO,
@@ -70,17 +72,21 @@ __all__ = [
     'AXES',
     'Batched',
     'BradleyTerry',
+    'CHATML',
     'DPO',
     'Collect',
     'Decontaminate',
     'Distil',
+    'Environment',
     'Eval',
     'Examples',
     'FATES',
     'FATES_OF_REWRITING',
     'Filter',
+    'Frame',
     'GradingConfig',
     'GRPO',
+    'INLINE',
     'LAST_FATES',
     'Llama3Scaling',
     'LoRA',

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from r1jax.config.collect import Collect
+from r1jax.config.environment import Environment
 from r1jax.config.learning import (
     DPO,
     GRPO,
@@ -55,6 +56,7 @@ class Eval:
     cap_at: str = ''  # name of another evaluation: responses are cut at its mean length before the stage
     split: Callable[[Response], str] | None = None  # with 'accuracy', which is also reported apart by this label
     every: int = 0  # also during training, every so many steps; 0: only before and after
+    alone: bool = False  # the policy answers without the stage's environment: what it can do by itself
 
 
 @dataclass
@@ -85,6 +87,8 @@ class Stage:
     # None: that of the stage it starts from, else the recipe's. Context, remat and dtype may differ from those of the weights
     model: ModelConfig | None = None
     template: Callable[[Problem, Any], str] | None = None  # None: the recipe's
+    # What answers between the policy's turns, in rollouts and evaluations: tools, a user (docs/environments.md). None: one turn
+    environment: Environment | None = None
     # What waits in the host's memory while it is not used: the reference, which takes the devices' only while it passes over a rollout,
     # and the optimizer's moments, which take it only at the end of a step. Time for memory
     offload: tuple[Literal['reference', 'optimizer'], ...] = ()

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.config import Part
+from r1jax.config import Environment, Part
+from r1jax.evals.talk import Talk, conversation
 from r1jax.pulse import beat
 from r1jax.rewards.combine import Scores, Scoring
 from r1jax.rewards.pool import Pool
 from r1jax.sample import Row, Sampler, put, response
-from r1jax.types import Problem, Response, Rollout
+from r1jax.types import OUTCOMES, Problem, Response, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,14 @@ class Asker:
     sampler: Sampler
     tokenizer: object
     pool: Pool
+    environment: Environment | None = None  # what answers it between its turns
+
+    def read(self, row: Row) -> Response:
+        """A row of whole responses as text."""
+        if self.environment is None:
+            return response(row.tokens, row.finished, self.tokenizer)
+        own = np.ones(len(row.tokens), bool) if row.own is None else row.own
+        return conversation(row.tokens, own, row.finished, self.tokenizer)
 
     def __call__(
         self,
@@ -70,14 +79,18 @@ class Asker:
         G, ids = self.sampler.samples, [p.id for p in problems]
         repeated = [p for p in problems for _ in range(G)]
         out, answers = self.sampler.blank(ids), [None] * len(repeated)
-        scoring, came = Scoring(rewards, self.pool), []
+        scoring, came, talk, B = Scoring(rewards, self.pool), [], None, len(repeated)
+        if self.environment:
+            limits = np.minimum(np.broadcast_to(limit, B), self.sampler.decode.max_tokens)
+            talk = Talk(self.environment, self.tokenizer, self.pool, repeated.__getitem__, lambda b: int(limits[b]))
+            out = dataclasses.replace(out, outcomes=np.zeros((B, len(OUTCOMES)), np.int32))
 
         def sampled(without: Collection[int] = ()) -> Iterator[Row]:
-            return self.sampler.stream(params, ids, prompts, rollout, limit, temperature, without=without)
+            return self.sampler.stream(params, ids, prompts, rollout, limit, temperature, without, talk)
 
-        B = len(repeated)
-        for row in page.through(B, self.sampler.separable(B), sampled) if page else sampled():
-            answers[row.index] = response(row.tokens, row.finished, self.tokenizer)
+        apart = self.sampler.separable(B, engine=talk is not None)
+        for row in page.through(B, apart, sampled) if page else sampled():
+            answers[row.index] = self.read(row)
             if not (page and page.scores):
                 scoring.add([repeated[row.index]], [answers[row.index]])
             came.append(row.index)

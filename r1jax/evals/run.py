@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from r1jax.config import Eval
+from r1jax.config import Environment, Eval
 from r1jax.evals.graded import Asker
 from r1jax.evals.metrics import summarise
+from r1jax.evals.talk import talked
 from r1jax.rewards import reflection
 from r1jax.rewards.combine import Scores, marked
 from r1jax.rewards.pool import Pool
@@ -33,11 +34,12 @@ class Measure:
     sampler: Sampler
     tokenizer: object
     pool: Pool
+    environment: Environment | None = None  # what answers the policy between its turns
 
     def __call__(self, params, temperature: float, limit: int) -> tuple[dict, list[dict]]:
         """The EVAL object of summary.json, and a record for samples.jsonl a response. `limit` tokens a response at most."""
         cfg, S = self.cfg, self.cfg.samples
-        ask = Asker(self.sampler, self.tokenizer, self.pool)
+        ask = Asker(self.sampler, self.tokenizer, self.pool, self.environment)
         graded = ask(params, self.problems, self.prompts, cfg.rewards, 0, limit, temperature)
         problems, answers, scores = graded.problems, graded.answers, graded.result()
         parts, valid = scores.parts, scores.valid
@@ -55,6 +57,9 @@ class Measure:
             {name: values.reshape(shape) for name, values in parts.items() if name not in ('accuracy', 'format')},
             np.array([reflection.count(a.text) for a in answers]).reshape(shape),
         )
+        if self.environment:
+            said = talked(answers, graded.rollout.outcomes)
+            result |= {f'environment_{name}': value for name, value in said.items()}
         if not valid.all():
             result['grader_errors'] = int((~valid).sum())
             result['grader_outcomes'] = dict(scores.errors)
@@ -68,6 +73,7 @@ def records(problems: Sequence[Problem], answers: Sequence[Response], scores: Sc
             'question': p.id,
             'prompt': p.prompt,
             'completion': a.text,
+            **({'turns': list(a.turns)} if len(a.turns) > 1 else {}),
             'answer': p.answer,
             'tokens': a.tokens,
             'finished': a.finished,

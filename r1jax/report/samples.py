@@ -141,7 +141,16 @@ def card(record: Record) -> str:
     if record.get('finished') is False:
         facts.append('<b class="warn">cut off</b>')
     header = ''.join(f'<span>{fact}</span>' for fact in facts)
-    return f'<div class="sample"><p>{header}</p><pre>{completion(str(record.get("completion", "")))}</pre></div>'
+    return f'<div class="sample"><p>{header}</p><pre>{conversation(record)}</pre></div>'
+
+
+def conversation(record: Record) -> str:
+    """A completion, or its turns with what the environment said between them, which is nobody's answer."""
+    if not (turns := record.get('turns')):
+        return completion(str(record.get('completion', '')))
+    return ''.join(
+        f'<i class="note">{text(str(said))}</i>' if i % 2 else completion(str(said)) for i, said in enumerate(turns)
+    )
 
 
 def _prompt(record: Record, begin: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from r1jax.rewards.worker import HEAD, HELLO, LOAD, READY, frame
 
 PATIENCE = 120.0  # seconds in which a worker has to start, to import what a function needs, and to begin a call that it was given
-LONGEST = 1 << 16  # bytes of a frame from a worker
+LONGEST = 1 << 18  # bytes of a frame from a worker
 _BOOT = 'import json, sys; sys.path[:] = json.loads(sys.argv[1]); from r1jax.rewards import worker; worker.main(*map(int, sys.argv[2:]))'
 _ENVIRONMENT = {
     'PYTHONHASHSEED': '0',  # sets of strings in the same order in every worker

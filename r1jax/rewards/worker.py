@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 HEAD = struct.Struct('<cIQI')  # of a frame: kind, number of a function, number of an item, bytes that follow
 LOAD, GRADE = b'l', b'g'  # towards the worker: a function to keep, an item to call it with
 HELLO, READY, START, END = b'h', b'r', b's', b'e'  # from it: alive, loaded or not, a call began, a call ended
-LONGEST = 2000  # characters of an explanation that are kept
+LONGEST = 2000  # characters of an explanation that are kept, where a function does not say how many in `longest`
 RANDOM = ('random', 'numpy.random', 'sympy.core.random')  # modules with a seed(), where they are loaded
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -118,7 +118,8 @@ def _call(function: Callable, data: bytes) -> dict[str, Any]:
         outcome, detail = 'missing', str(error)
     except BaseException as error:  # sys.exit() too: it ends no process here
         outcome, detail = 'raised', _described(error)
-    return {'outcome': outcome, 'value': value if outcome == 'graded' else math.nan, 'detail': detail[:LONGEST]}
+    longest = getattr(function, 'longest', LONGEST)
+    return {'outcome': outcome, 'value': value if outcome == 'graded' else math.nan, 'detail': detail[:longest]}
 
 
 def _described(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 Rollouts, evaluations and collections share `Sampler`, and share its compiled programs where their shapes agree. Rows that all fit into
 its slots are sampled together (`r1jax.sample.sampler`: one call, each prompt's keys read by all its samples); more rows, and all where the
-cache is a pool of pages, take the slots in turn (`r1jax.sample.engine`). A row is the same either way but for rounding.
+cache is a pool of pages or responses have several turns, take the slots in turn (`r1jax.sample.engine`). A row is the same either way but
+for rounding.
 
 Axes: Q questions, G samples, B = Q·G rows (question-major), P prompt tokens, N new tokens, T = P + N, M layers with experts, k experts
 of a token.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,22 +26,8 @@ from r1jax.sample.engine import Engine
 from r1jax.sample.request import Request
 from r1jax.sample.sampler import Prompts, key_data, quantised, sample, sample_keys
 from r1jax.sample.step import Decode
+from r1jax.sample.turns import Replies, Row, rows
 from r1jax.types import Response, Rollout
-
-
-class Row(NamedTuple):
-    """A row that is over."""
-
-    index: int  # among the Q·G rows
-    tokens: np.ndarray  # i32[n], new ones
-    logp: np.ndarray  # f32[n], nats
-    why: str  # it ended: 'stop', a stop token; 'limit'
-    # i16[≤P+n,M,k], experts of each token, the prompt's first; −1 where it was not read
-    routes: np.ndarray | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self.why == 'stop'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +57,13 @@ class Sampler:
         max_tokens: int = 0,
         routes=False,
         fixed=False,
+        stops: Sequence[int] = (),
     ):
-        """`max_tokens` overrides the config's, where phases or caps ask for another length; `routes`: see `Decode`; `fixed` as above."""
+        """`max_tokens` overrides the config's, where phases or caps ask for another length; `routes`: see `Decode`; `fixed` as above;
+        stops: tokens that end a turn, besides the tokenizer's.
+        """
         N = max_tokens or cfg.max_tokens
-        stop = (tokenizer.eos, *getattr(tokenizer, 'stops', ()))
+        stop = (tokenizer.eos, *getattr(tokenizer, 'stops', ()), *stops)
         decode = Decode(model, N, stop, tokenizer.pad, cfg.top_p, cfg.top_k, cfg.buckets, routes)
         Q, held = max(cfg.slots // samples, 1), {'pool': cfg.pool, 'page': cfg.page}
         return cls(decode, cfg.max_prompt, samples, Q, seed, cfg.weights, fixed, layout=cfg.mesh, **held)
@@ -132,18 +122,19 @@ class Sampler:
         limit: int | np.ndarray,
         temperature: float,
         without: Collection[int] = (),
+        replies: Replies | None = None,
     ) -> Iterator[Row]:
         """The rows of `__call__`, each as it ends, while the device goes on with the others. without: rows that are not sampled, if they
-        are `separable`.
+        are `separable`; replies: what answers the policy (`r1jax.sample.turns`).
         """
         limit = np.minimum(np.broadcast_to(limit, len(question) * self.samples), self.decode.max_tokens)
-        if not self._in_turn(len(limit)):
+        if not (replies or self._in_turn(len(limit))):
             if without:
                 raise ValueError(f'{len(limit)} rows share one batch of {self.slots} slots: none can be left out')
             asked = question, prompts, rollout, limit, temperature
             yield from self._laid_out(params, lambda weights: self._together(weights, *asked))
         else:
-            yield from self._in_slots(params, question, prompts, rollout, limit, temperature, without)
+            yield from self._in_slots(params, question, prompts, rollout, limit, temperature, without, replies)
 
     def separable(self, rows: int, engine: bool = False) -> bool:
         """Whether some of so many rows can be left out and the others still have the same bits: they take slots in turn (with `engine`,
@@ -202,12 +193,12 @@ class Sampler:
             routes = None if out.routes is None else out.routes[b, : start + on.sum()]
             yield Row(b, out.tokens[b][on], out.logp[b][on], 'stop' if out.finished[b] else 'limit', routes)
 
-    def _in_slots(self, params, question, prompts, rollout, limit, temperature, without):
+    def _in_slots(self, params, question, prompts, rollout, limit, temperature, without, replies):
         """By the engine."""
         G, keys = self.samples, self.keys(question, rollout)
         hot = float(temperature)
         left = [(b, int(n)) for b, n in enumerate(limit) if b not in without]
-        yield from self.answer(params, [Request(prompts[b // G], n, keys[b], hot, tag=b) for b, n in left])
+        yield from self.answer(params, [Request(prompts[b // G], n, keys[b], hot, tag=b) for b, n in left], replies)
 
     def keys(self, question: Sequence[int], rollout: int) -> np.ndarray:
         """u32[Q·G,·], the key of each row of these questions."""
@@ -215,20 +206,16 @@ class Sampler:
             self.seed, rollout, np.repeat(np.asarray(question, np.int32), self.samples), self.sample_ids(question)
         )
 
-    def answer(self, params, requests: Sequence[Request]) -> Iterator[Row]:
+    def answer(self, params, requests: Sequence[Request], replies: Replies | None = None) -> Iterator[Row]:
         """What the engine gives to requests, whose tags are the rows' indexes; as `stream`."""
-        yield from self._laid_out(params, lambda weights: self._answered(weights, requests))
+        yield from self._laid_out(params, lambda weights: self._answered(weights, requests, replies))
 
-    def _answered(self, params, requests):
+    def _answered(self, params, requests, replies):
         engine = self.engine
         engine.reset()  # an earlier stream may have been left
         engine.load(self._policy(params))
         try:
-            for request in requests:
-                engine.submit(request)
-            while not engine.idle:
-                for answer in engine.advance():
-                    yield Row(answer.request.tag, answer.tokens, answer.logp, answer.why, answer.routes)
+            yield from rows(engine, requests, replies)
         finally:
             engine.unload()
 
@@ -237,10 +224,12 @@ def put(out: Rollout, row: Row, prompt: Sequence[int]) -> None:
     """Writes a row into its place of a rollout of NumPy arrays, behind its prompt."""
     b, start, end = row.index, len(prompt), len(prompt) + len(row.tokens)
     out.tokens[b, :start], out.tokens[b, start:end] = prompt, row.tokens
-    out.sampled[b, start:end], out.logp[b, start:end] = True, row.logp
+    out.sampled[b, start:end], out.logp[b, start:end] = True if row.own is None else row.own, row.logp
     out.finished[b] = row.finished
     if row.routes is not None:
         out.routes[b, : len(row.routes)] = row.routes
+    if row.outcomes is not None:
+        out.outcomes[b] = row.outcomes
 
 
 def response(tokens: np.ndarray, finished: bool, tokenizer) -> Response:

@@ -18,10 +18,11 @@ import numpy as np
 
 from r1jax.config import Part
 from r1jax.evals.graded import Asker, Graded
+from r1jax.evals.talk import Talk
 from r1jax.pulse import beat
 from r1jax.rewards.combine import Scoring
-from r1jax.sample import Request, Row, response
-from r1jax.types import Problem, Rollout
+from r1jax.sample import Request, Row
+from r1jax.types import OUTCOMES, Problem, Response, Rollout
 
 Tokens = Sequence[int]
 
@@ -35,7 +36,8 @@ class Carrier:
     def __init__(self, ask: Asker, budget: int, problems: Sequence[Problem], prompts: Sequence[Tokens]):
         self.ask, self.budget, self.problems, self.prompts = ask, budget, problems, prompts
         # Of each row in flight: problem i32[C] (an index), sample i32[C], key u32[C,·], start i32[C] (the prompt's tokens), length i32[C]
-        # (the response's), finished bool[C]; tokens, version i32[C,T], logp f32[C,T]; with experts routes i16[C,T,M,k]
+        # (the response's), finished bool[C]; tokens, version i32[C,T], logp f32[C,T]; with experts routes i16[C,T,M,k]. With an
+        # environment ended bool[C] (it came to a limit of it), outcomes i32[C,K]
         self.rows: dict[str, np.ndarray] = {}  # empty: nothing is in flight
         self.drawn = 0  # tokens, since it was last set to 0
 
@@ -60,29 +62,35 @@ class Carrier:
         rows = _joined(self.rows, self._begun(chosen, rollout) if chosen else {})
         problems = {i: self.problems[i] for i in set(rows['problem'].tolist())}
         over = rows['finished'] | (rows['length'] >= limit)
+        over |= rows.get('ended', False)
         scoring, came, answers = Scoring(rewards, self.ask.pool), [], {}
         page = open_page(rows) if open_page else None
         wanted = np.flatnonzero(~over)
+        environment, talk = self.ask.environment, None
+        if environment:
+            said = {int(b): _response(rows, b) for b in wanted}
+            asked = environment, self.ask.tokenizer, self.ask.pool
+            talk = Talk(*asked, lambda b: problems[rows['problem'][b]], lambda b: limit, said.__getitem__)
 
         def look(group: int) -> None:
             """Has a group graded if it is over."""
             mine = list(range(group * G, (group + 1) * G))
             if over[mine].all():
-                answers.update((b, response(_drawn(rows, b), rows['finished'][b], self.ask.tokenizer)) for b in mine)
+                answers.update((b, self._answer(rows, b)) for b in mine)
                 if not (page and page.scores):
                     scoring.add([problems[rows['problem'][b]] for b in mine], [answers[b] for b in mine])
                 came.extend(mine)
 
         def sampled(without: Collection[int] = ()) -> Iterator[Row]:
             asked = [self._request(rows, b, limit, temperature) for b in wanted if b not in without]
-            return sampler.answer(params, asked)
+            return sampler.answer(params, asked, talk)
 
         for group in sorted(set(np.flatnonzero(over) // G)):  # a phase has lowered the limit
             look(group)
         for row in page.through(len(wanted), sampler.separable(0, engine=True), sampled) if page else sampled():
             _write(rows, row, version)
-            self.drawn += len(row.tokens)
-            over[row.index] = row.finished or rows['length'][row.index] >= limit
+            self.drawn += len(row.tokens) if row.own is None else int(row.own.sum())
+            over[row.index] = row.why in ('stop', 'turns') or rows['length'][row.index] >= limit
             look(row.index // G)
             beat()
         done = np.sort(np.array(came, int))
@@ -95,7 +103,7 @@ class Carrier:
     @property
     def unfinished(self) -> int:
         """Samples that the next call goes on with."""
-        return int((~self.rows['finished']).sum()) if self.rows else 0
+        return int((~(self.rows['finished'] | self.rows.get('ended', False))).sum()) if self.rows else 0
 
     def _begun(self, chosen: Sequence[int], rollout: int) -> dict[str, np.ndarray]:
         """Rows in flight that have no token yet."""
@@ -115,7 +123,15 @@ class Carrier:
         }
         for b, i in enumerate(rows['problem']):
             rows['tokens'][b, : rows['start'][b]] = self.prompts[i]
+        if self.ask.environment:
+            rows |= {'ended': np.zeros(C, bool), 'outcomes': np.zeros((C, len(OUTCOMES)), np.int32)}
         return rows if blank.routes is None else rows | {'routes': blank.routes}
+
+    def _answer(self, rows: dict[str, np.ndarray], b: int) -> Response:
+        """The whole response of a row."""
+        tokens, own = _response(rows, b)
+        why = 'stop' if rows['finished'][b] else 'limit'
+        return self.ask.read(Row(int(b), tokens, np.zeros(0, np.float32), why, own=own))
 
     def _request(self, rows: dict[str, np.ndarray], b: int, limit: int, temperature: float) -> Request:
         length = int(rows['length'][b])
@@ -128,10 +144,11 @@ def _joined(rows: dict[str, np.ndarray], more: dict[str, np.ndarray]) -> dict[st
     return {name: np.concatenate([a[name] for a in (rows, more) if a]) for name in rows or more}
 
 
-def _drawn(rows: dict[str, np.ndarray], b: int) -> np.ndarray:
-    """i32[n], the response of a row so far."""
+def _response(rows: dict[str, np.ndarray], b: int) -> tuple[np.ndarray, np.ndarray]:
+    """i32[n] and bool[n], the response of a row so far, and which of it the policy drew."""
     start = rows['start'][b]
-    return rows['tokens'][b, start : start + rows['length'][b]]
+    here = slice(start, start + rows['length'][b])
+    return rows['tokens'][b, here].copy(), rows['version'][b, here] >= 0
 
 
 def _write(rows: dict[str, np.ndarray], row: Row, version: int) -> None:
@@ -139,9 +156,13 @@ def _write(rows: dict[str, np.ndarray], row: Row, version: int) -> None:
     b = row.index
     at = rows['start'][b] + rows['length'][b]
     new = slice(at, at + len(row.tokens))
-    rows['tokens'][b, new], rows['logp'][b, new], rows['version'][b, new] = row.tokens, row.logp, version
+    rows['tokens'][b, new], rows['logp'][b, new] = row.tokens, row.logp
+    rows['version'][b, new] = version if row.own is None else np.where(row.own, version, -1)
     rows['length'][b] += len(row.tokens)
     rows['finished'][b] = row.finished
+    if 'ended' in rows:
+        rows['ended'][b] = row.why == 'turns'
+        rows['outcomes'][b] += 0 if row.outcomes is None else row.outcomes
     if row.routes is not None:  # what was read before keeps the experts that it was drawn with
         here = rows['routes'][b, : len(row.routes)]
         here[...] = np.where(here < 0, row.routes, here)
@@ -158,4 +179,5 @@ def _rollout(rows: dict[str, np.ndarray], question: Sequence[int]) -> Rollout:
         finished=rows['finished'],
         version=rows['version'],
         routes=rows.get('routes'),
+        outcomes=rows.get('outcomes'),
     )

@@ -155,8 +155,7 @@ class Drawer:
             'group': np.arange(len(finished)) // cfg.samples + offset,
             'keep': finished if cfg.overlong == 'mask' else np.ones_like(finished),
         }
-        if rollout.routes is not None:
-            arrays['routes'] = rollout.routes
+        arrays |= {name: a for name in ('routes', 'outcomes') if (a := getattr(rollout, name)) is not None}
         if self.versions:
             one = np.where(rollout.sampled, np.int32(version), np.int32(-1))
             arrays['version'] = rollout.version if self.carrier else one

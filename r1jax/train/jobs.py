@@ -25,6 +25,7 @@ from r1jax.config import (
     Agreement,
     BradleyTerry,
     Collect,
+    Environment,
     Eval,
     OnPolicy,
     Part,
@@ -40,6 +41,7 @@ from r1jax.data.stored import Made
 from r1jax.data.template import exchange
 from r1jax.evals.agreement import Agreeing
 from r1jax.evals.run import Measure
+from r1jax.evals.talk import stops
 from r1jax.rewards.combine import applies, unfit
 from r1jax.rewards.pool import Pool
 from r1jax.rl.judged import pair_items, pair_size
@@ -132,6 +134,7 @@ class Jobs:
 
     def on_policy(self, stage: Stage) -> Read:
         where, notes = f'stage {stage.name}', []
+        self._turns_end(stage, stage.environment)
         loaded = self.load(where, stage.source.problems)
         notes += _left_out(where, loaded)
         phases = [phase.rewards for phase in stage.phases if phase.rewards is not None]
@@ -140,6 +143,12 @@ class Jobs:
         prompts, data = self.prompts(where, stage, problems, stage.source.sample)
         fields = {'problems': problems, 'prompts': prompts, 'removed': len(loaded) - len(problems)}
         return Read(fields, data, notes)
+
+    def _turns_end(self, stage: Stage, environment: Environment | None) -> Sequence[int]:
+        """The tokens that end a turn; an environment that is called in this process is made ready, others are by those that grade."""
+        if environment and not environment.deadline:
+            blamed(f'{stage.name}.environment', getattr(environment, 'warm', bool))
+        return blamed(stage.name, lambda: stops(environment, self.tokenizer))
 
     def collect(self, stage: Stage) -> Read:
         where, cfg, notes = f'stage {stage.name}', stage.source, []
@@ -294,9 +303,11 @@ class Jobs:
         size = longest(stage) if own else sample.max_tokens
         seed = derive(derive(self.seed, stage.name), 'eval', cfg.name)
         cfg = dataclasses.replace(cfg, sample=sample)
-        sampler = Sampler.create(stage.model, sample, cfg.samples, self.tokenizer, seed, size)
+        environment = None if cfg.alone else stage.environment
+        ends = self._turns_end(stage, environment)
+        sampler = Sampler.create(stage.model, sample, cfg.samples, self.tokenizer, seed, size, stops=ends)
         prompts, data = self.prompts(where, stage, problems, sample)
-        return Read(Measure(cfg, problems, prompts, sampler, self.tokenizer, self.pool), data, notes)
+        return Read(Measure(cfg, problems, prompts, sampler, self.tokenizer, self.pool, environment), data, notes)
 
 
 # A kind of source -> the field that its items come from, and what reads them

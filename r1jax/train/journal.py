@@ -77,6 +77,8 @@ class Page:
                     'logp': row.logp,
                     'why': row.why,
                     'routes': row.routes,
+                    'own': row.own,
+                    'outcomes': row.outcomes,
                 }
                 self._append({name: value for name, value in named.items() if value is not None})
                 yield row
@@ -167,7 +169,8 @@ def _unpacked(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _row(record: dict[str, np.ndarray]) -> Row:
-    return Row(int(record['index']), record['tokens'], record['logp'], str(record['why']), record.get('routes'))
+    several = {name: record.get(name) for name in ('routes', 'own', 'outcomes')}
+    return Row(int(record['index']), record['tokens'], record['logp'], str(record['why']), **several)
 
 
 def _scores(record: dict[str, np.ndarray]) -> Scores:

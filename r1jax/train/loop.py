@@ -25,9 +25,11 @@ from r1jax import distributed, sharding
 from r1jax.config import DPO, GRPO, REWARD_MODELS, BradleyTerry, Distil, OnPolicy, Stored
 from r1jax.evals.agreement import Agreeing
 from r1jax.evals.metrics import figures
+from r1jax.evals.talk import stops
 from r1jax.nn.lora import attach
 from r1jax.nn.scorer import Scorer
 from r1jax.pulse import beat
+from r1jax.record import to_json
 from r1jax.rewards.pool import Pool
 from r1jax.rl.batch import Item, pack, unpack
 from r1jax.rl.judged import labelled_items, linked, pair_items, undivided
@@ -400,9 +402,14 @@ def _stored(t: Training) -> tuple[StoredSource, int]:
 def _on_policy(t: Training) -> tuple[OnPolicySource, int]:
     s, job, tokenizer, cfg = t.stage, t.job, t.ready.tokenizer, t.stage.source
     routes = t.model.replays
-    sampler = Sampler.create(t.model, cfg.sample, cfg.samples, tokenizer, job.seed, longest(s), routes=routes)
+    ends = stops(s.environment, tokenizer)
+    sampler = Sampler.create(
+        t.model, cfg.sample, cfg.samples, tokenizer, job.seed, longest(s), routes=routes, stops=ends
+    )
     sampling = apart(s, t.mesh)
-    about = repr((sampler, dict((sampling or t.mesh).shape), distributed.count(), jax.__version__))
+    about = repr(
+        (sampler, to_json(s.environment), dict((sampling or t.mesh).shape), distributed.count(), jax.__version__)
+    )
     journal = Journal(checkpoint.stage_directory(t.workdir, s.name), about, compiled.fingerprint)
     scored = sampler, tokenizer, t.logprobs, job.seed, t.pool
     source = OnPolicySource(s, job.problems, job.prompts, *scored, journal, sampling)

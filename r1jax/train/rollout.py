@@ -13,6 +13,7 @@ import numpy as np
 
 from r1jax.evals.graded import Graded
 from r1jax.evals.run import records
+from r1jax.evals.talk import talked
 from r1jax.rewards import reflection
 from r1jax.rewards.combine import Scores
 from r1jax.rl.batch import Item
@@ -34,13 +35,22 @@ class Draw:
 
 
 def item(arrays: dict[str, np.ndarray], b: int, weight: float = 1.0, advantage: float = 0.0) -> Item:
-    """Row b for packing, its prompt and its response apart. Only what has a weight is given log-probabilities."""
-    on = arrays['sampled'][b]
-    prompt, response = arrays['tokens'][b, : int(np.argmax(on))], arrays['tokens'][b][on]
-    logps = {n: arrays[n][b][on] for n in ('sampler_logp', 'old_logp', 'ref_logp')}
+    """Row b for packing, its prompt and its response apart. Within the response, what an environment said has no weight: it is read, and
+    nothing is learned or measured there.
+    """
+    here = response_of(arrays, b)
+    own, response = arrays['sampled'][b, here], arrays['tokens'][b, here]
+    logps = {n: arrays[n][b, here] for n in ('sampler_logp', 'old_logp', 'ref_logp')}
     if 'routes' in arrays:
-        logps['routes'] = arrays['routes'][b, : len(prompt) + len(response)]
-    return Item(prompt, response, weight, int(arrays['group'][b]), advantage, **logps)
+        logps['routes'] = arrays['routes'][b, : here.stop]
+    weights = weight if own.all() else np.where(own, np.float32(weight), np.float32(0))
+    return Item(arrays['tokens'][b, : here.start], response, weights, int(arrays['group'][b]), advantage, **logps)
+
+
+def response_of(arrays: dict[str, np.ndarray], b: int) -> slice:
+    """Where row b has its response, from the first token that was sampled to the last."""
+    on = np.flatnonzero(arrays['sampled'][b])
+    return slice(int(on[0]), int(on[-1]) + 1)
 
 
 def rollout_metrics(draws: Sequence[Draw]) -> dict:
@@ -67,6 +77,9 @@ def rollout_metrics(draws: Sequence[Draw]) -> dict:
         **{f'grader/{outcome}': count for outcome, count in errors.items()},
         **reflection.metrics([a.text for a in answers]),
     }
+    if 'outcomes' in draws[0].arrays:
+        said = talked(answers, np.concatenate([d.arrays['outcomes'] for d in draws]))
+        out |= {f'environment/{name}': value for name, value in said.items()}
     for name in draws[0].scores.parts:
         values = np.concatenate([d.scores.parts[name] for d in draws])[valid]
         values = values[np.isfinite(values)]  # of the kinds that the part applies to

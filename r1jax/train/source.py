@@ -29,7 +29,7 @@ from r1jax.train.ahead import Ahead, packed, unpacked
 from r1jax.train.drawer import CARRIED, Clock, Drawer
 from r1jax.train.journal import Journal
 from r1jax.train.phases import derive, settings_at
-from r1jax.train.rollout import item
+from r1jax.train.rollout import item, response_of
 from r1jax.types import Problem
 
 GAP = ('policy/sampler_gap_max', 'policy/sampler_gap_mean')
@@ -68,7 +68,7 @@ class OnPolicySource:
         self.compares = isinstance(stage.loss, GRPO)  # by rewards; else a teacher says what to learn
         self.logprobs, self.seed, self.problems = logprobs, seed, len(problems)
         self.updates_a_rollout = self.cfg.minibatches * self.cfg.inner_epochs
-        ask = Asker(sampler, tokenizer, pool)
+        ask = Asker(sampler, tokenizer, pool, stage.environment)
         self.journal = journal
         self.draw = Drawer(stage, problems, prompts, ask, seed, mesh is not None, journal)
         self.ahead = None if mesh is None else Ahead(self.draw, mesh, self.updates_a_rollout)
@@ -162,7 +162,7 @@ class OnPolicySource:
             items = [item(arrays, b) for b in rows]
             for name, weights in wanted:
                 for b, logp in zip(rows, self.logprobs(weights, items, temperature), strict=True):
-                    arrays[name][b, arrays['sampled'][b]] = logp
+                    arrays[name][b, response_of(arrays, b)] = logp  # 0 where an environment spoke
 
     @property
     def rollouts(self) -> int:

@@ -18,6 +18,7 @@ from r1jax.checks import validate
 from r1jax.config import Collect, OnPolicy, Recipe, Stored
 from r1jax.pulse import Watchdog
 from r1jax.record import to_json
+from r1jax.rewards.environment import Called
 from r1jax.settings import BadInput, Failed, as_bad_input, chosen
 from r1jax.train import ahead, aside, board, checkpoint, disk, events, learned, restore, shared
 from r1jax.train import profile as profiles
@@ -238,7 +239,7 @@ def _nothing_to_do(book: Book, wanted: Sequence[str]) -> bool:
 
 
 def _graders(recipe: Recipe, wanted: Sequence[str]) -> list:
-    """The reward functions of the stages named in `wanted` that worker processes call."""
+    """The reward functions and environments of the stages named in `wanted` that worker processes call."""
     found = {}
     for s in (s for s in recipe.stages if s.name in wanted):
         mixes = [
@@ -247,6 +248,8 @@ def _graders(recipe: Recipe, wanted: Sequence[str]) -> list:
             *(getattr(e, 'rewards', ()) for e in s.evals),
         ]
         found |= {id(part.fn): part.fn for parts in mixes for part in parts if part.deadline}
+        if s.environment and s.environment.deadline:
+            found[id(s.environment)] = Called(s.environment)
     return list(found.values())
 
 
