@@ -22,6 +22,8 @@ CURVES = (
     'reward/language',
     'reward/helpful',
     'reward/safe',
+    'environment/asked',
+    'environment/turns',
     'rollout/tokens',
     'policy/kl',
     'policy/entropy',
@@ -97,7 +99,7 @@ def samples(workdir: pathlib.Path, stage: str) -> list[dict]:
         for s in map(json.loads, file):
             if s['stage'] == stage and s['when'] in ('before', 'after'):
                 both = seen.setdefault((s['eval'], s['question']), {'eval': s['eval'], 'prompt': s['prompt']})
-                both.setdefault(s['when'], s['completion'])
+                both.setdefault(s['when'], ''.join(s.get('turns', [s['completion']])))
     chosen = []
     for name in dict.fromkeys(e for e, _ in seen):
         chosen += [both for (e, _), both in seen.items() if e == name][:SHOWN]

@@ -12,6 +12,7 @@ from r1jax.report.chart import HEIGHT, WIDTH, Mark, Plot, Series, figure
 
 ROLLOUTS = (
     Plot('accuracy', ('reward/accuracy',), percent=True, whole=True),
+    Plot('answered by its environment', ('environment/asked',), percent=True, whole=True),
     Plot('language consistency', ('reward/language',), percent=True, whole=True),
     Plot('tokens a response', ('rollout/tokens',)),
 )
