@@ -13,7 +13,9 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 _flags = '--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false'
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_flags}'.strip()
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_cache))
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')  # operations by themselves, of which there are thousands
+os.environ.setdefault(
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0'
+)  # operations by themselves, of which there are thousands
 
 # No deadline: a jitted property compiles at its first example. The same examples each time, so that a failure repeats.
 hypothesis.settings.register_profile('r1jax', deadline=None, derandomize=True, max_examples=50)
