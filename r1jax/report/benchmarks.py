@@ -89,8 +89,14 @@ def listed(path: str) -> str:
 
 
 def section(measured: Sequence[Measured]) -> str:
-    """All tables; those are folded of which nothing was measured."""
-    html = ''.join(_table(printed, measured) for printed in paper.TABLES)
+    """All tables; those are folded of which nothing was measured, all in one where that is so of all."""
+    drawn = [_table(printed, measured) for printed in paper.TABLES]
+    html = ''.join(
+        table if ours else _folded(f'{title}: nothing of it was measured here', table) for title, table, ours in drawn
+    )
+    if not any(ours for *_, ours in drawn):
+        whole = ''.join(f'<p>{title}</p>{table}' for title, table, _ in drawn)
+        html = _folded("Nothing of the papers' tables was measured here: their figures alone", whole)
     said = (
         'Figures of the papers, as they print them: per cent, a CodeForces rating in points. '
         'Shaded: measured here, with 95 % intervals, questions × samples; empty where nothing was measured.'
@@ -98,8 +104,12 @@ def section(measured: Sequence[Measured]) -> str:
     return f'<p class="muted">{said}</p>{html}'
 
 
-def _table(printed: paper.Printed, measured: Sequence[Measured]) -> str:
-    """A table of the papers with our rows below, or our columns on the right."""
+def _folded(title: str, html: str) -> str:
+    return f'<details class="card"><summary>{title}</summary>{html}</details>'
+
+
+def _table(printed: paper.Printed, measured: Sequence[Measured]) -> tuple[str, str, bool]:
+    """The title of a table of the papers; its HTML, with our rows below or our columns on the right; and whether there are any."""
     cells = {m: {metric: cell for metric in printed.metrics if (cell := _cell(m, metric))} for m in measured}
     ours = [each for each in measured if cells[each]]
     heads = [text(paper.LABELS[metric]) for metric in printed.metrics]
@@ -110,9 +120,7 @@ def _table(printed: paper.Printed, measured: Sequence[Measured]) -> str:
     title = f'<b>{text(printed.name)}</b> {text(printed.title)} <span class="muted">({text(printed.where)})</span>'
     note = f'<p class="note">{text(printed.note)}</p>' if printed.note else ''
     table = f'<div class="scroll"><table class="printed">{html}</table></div>{note}{_differs(printed, ours)}'
-    if ours:
-        return f'<div class="card"><p>{title}</p>{table}</div>'
-    return f'<details class="card"><summary>{title}: nothing of it was measured here</summary>{table}</details>'
+    return title, f'<div class="card"><p>{title}</p>{table}</div>' if ours else table, bool(ours)
 
 
 def _rows(grid: Sequence[Sequence[str]], ours: int) -> str:

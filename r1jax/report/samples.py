@@ -182,7 +182,8 @@ def _by_question(records: list[Record]) -> dict[Any, list[Record]]:
 def head_of(line: bytes) -> tuple[str, int, str] | None:
     """(stage, step, when) of a line, None if it is torn or has no stage."""
     if match := HEAD.match(line):
-        return json.loads(match[1]), int(match[2]), match[3].decode()
+        name = match[1]  # nearly always as it stands
+        return json.loads(name) if b'\\' in name else name[1:-1].decode(), int(match[2]), match[3].decode()
     record = _parse(line)
     return (
         (str(record['stage']), record.get('step', 0), record.get('when', 'rollout'))
