@@ -3,11 +3,14 @@
 Addresses of other sites are sphinx's to check, by hand: CONTRIBUTING.md says how.
 """
 
+import dataclasses
 import functools
 import re
 
 import pages
 import pytest
+
+from r1jax import config
 
 PAGES = pages.everything()
 LINK = re.compile(r'!?\[[^\]]*\]\(([^)\s]+)\)')
@@ -36,7 +39,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize('page', pages.written(), ids=name)
 def test_what_stands_in_backticks_exists(page):
-    """Dotted names of r1jax, files of the repository, and tests by their names."""
+    """Dotted names of r1jax, fields of settings, metrics, files of the repository, and tests by their names."""
     for code in CODE.findall(pages.prose(page)):
         if match := re.fullmatch(r'(r1jax(?:\.\w+)+)(?:\(.*\))?', code):
             assert defined(match[1]), f'{name(page)}: {code} is not in r1jax'
@@ -44,6 +47,12 @@ def test_what_stands_in_backticks_exists(page):
             assert (pages.ROOT / code).exists(), f'{name(page)}: {code} is no file'
         elif match := re.fullmatch(r'(test_\w+)', code):
             assert match[1] in tested(), f'{name(page)}: there is no {code}'
+        elif re.fullmatch(r'test_\w+\.py', code):
+            assert (pages.ROOT / 'tests' / code).exists(), f'{name(page)}: there is no tests/{code}'
+        elif (match := re.match(r'([A-Z]\w+)\.(\w+)', code)) and match[1] in config.__all__:
+            assert hasattr(getattr(config, match[1]), match[2]) or match[2] in fields(match[1]), f'{name(page)}: {code}'
+        elif re.fullmatch(r'(?:policy|rollout)/[a-z_]+', code):
+            assert code.removesuffix('_') in sources(), f'{name(page)}: there is no metric {code}'
 
 
 def test_what_is_not_there_is_found():
@@ -70,6 +79,16 @@ def defined(dotted: str) -> bool:
                 text = file.read_text(encoding='utf-8')
                 return all(re.search(rf'\b{part}\b', text) for part in parts[cut:])
     return False
+
+
+def fields(setting: str) -> set[str]:
+    value = getattr(config, setting)
+    return {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
+
+
+@functools.cache
+def sources() -> str:
+    return ''.join(path.read_text(encoding='utf-8') for path in (pages.ROOT / 'r1jax').rglob('*.py'))
 
 
 @functools.cache
