@@ -34,7 +34,7 @@ MADE = tuple(DOCS / name for name in ('api', 'notebooks', 'project'))  # by a bu
 NOT_RUN = '# not run: '
 SHELL, PYTHON = 'sh', 'python'
 _FENCE = re.compile(r'^```(\S*)(?: .+)?$')  # a directive has arguments
-_MARK = re.compile(r'^<!-- (run|command: (\w+)) -->$')
+_MARK = re.compile(r'^<!-- (run|command: \w+) -->$')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Block:
     line: int  # of its first line of code, from 1
     language: str
     code: str
-    mark: str = ''  # 'run', a name of COMMANDS, or ''
+    mark: str = ''  # 'run', 'command: NAME', or ''
 
     @property
     def where(self) -> str:
@@ -86,7 +86,7 @@ def blocks(page: pathlib.Path) -> tuple[Block, ...]:
                 opened = None
         elif match := _FENCE.match(line):
             mark = _MARK.match(before)
-            opened = number + 1, match[1], (mark[2] or mark[1]) if mark else ''
+            opened = number + 1, match[1], mark[1] if mark else ''
         elif line.startswith('    ') and not lines[number - 2].strip():
             raise ValueError(f'{page}:{number}: code is fenced, and says its language')
         before = line or before

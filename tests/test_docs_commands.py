@@ -28,8 +28,9 @@ def test_each_block_is_run_or_says_why_not():
                 assert told == 1, f'{block.where}: <!-- run --> before it, or # not run: REASON as its first line'
             if block.language == pages.PYTHON:
                 compile(block.code, block.where, 'exec')
-            if block.mark not in ('', 'run'):
-                assert (pages.ROOT / pages.COMMANDS[block.mark]).is_file(), block.where
+            if block.mark.startswith('command: '):
+                by = pages.COMMANDS[block.mark.removeprefix('command: ')]
+                assert (pages.ROOT / by).is_file(), block.where
 
 
 def test_a_block_without_a_mark_is_found(tmp_path, monkeypatch):
