@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 import types
 
 import jax.numpy as jnp
@@ -355,5 +356,7 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
             out.metrics('base', step, 0.1, {'loss': 3.0 - step, 'reward/mean': 0.5})
     (folder,) = (tmp_path / 'wandb').glob('offline-run-*')
     (file,) = folder.glob('*.wandb')
-    data = file.read_bytes()
-    assert b'base/reward/mean' in data and json.loads((tmp_path / board.KEPT).read_text())['id'] in file.name
+    end = time.monotonic() + 60  # a process of the package's own writes it
+    while b'base/reward/mean' not in file.read_bytes() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert b'base/reward/mean' in file.read_bytes() and json.loads((tmp_path / board.KEPT).read_text())['id'] in file.name
