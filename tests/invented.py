@@ -216,6 +216,12 @@ def answered(question):
         'completion': f'<think>{thought}</think> <answer>{question + 1}</answer>', 'tokens': 10 + question, 'finished': True,
         'reward': 3.0, 'parts': {'accuracy': 1.0, 'format': 1.0, 'language': 1.0},
     }  # fmt: skip
+    if question == 4:  # a tool was called
+        yield same | {
+            'completion': 'call 4 + 1\nit is 6', 'turns': ['<think>call it</think> call 4 + 1', 'the tool says 5', 'it is 6'],
+            'tokens': 5, 'finished': True, 'reward': 0.25, 'parts': {'accuracy': 0.0, 'format': 0.0, 'language': 0.25},
+        }  # fmt: skip
+        return
     hostile = question == 3
     yield same | {
         'completion': EVIL if hostile else f'The number {question}', 'tokens': 5, 'finished': not hostile,

@@ -359,4 +359,6 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     end = time.monotonic() + 60  # a process of the package's own writes it
     while b'base/reward/mean' not in file.read_bytes() and time.monotonic() < end:
         time.sleep(0.1)
-    assert b'base/reward/mean' in file.read_bytes() and json.loads((tmp_path / board.KEPT).read_text())['id'] in file.name
+    assert (
+        b'base/reward/mean' in file.read_bytes() and json.loads((tmp_path / board.KEPT).read_text())['id'] in file.name
+    )

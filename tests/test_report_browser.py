@@ -104,6 +104,15 @@ def test_a_response_is_divided_as_the_language_reward_does(response, thinking, a
         assert reasoning(response).strip() == thinking
 
 
+def test_turns_stand_apart_from_what_the_environment_said(tmp_path):
+    record = {'question': 1, 'completion': 'a call', 'turns': ['<think>a</think> call', 'the tool: 7', 'so 7']}
+    with Log(str(tmp_path)) as log:
+        log.samples('zero', 1, [record])
+    (sample,) = browser.collect(['x'], browser.sources(0, str(tmp_path)), 9)['samples']
+    assert sample['turns'] == [{'answer': 'call', 'thinking': 'a'}, {'said': 'the tool: 7'}, {'answer': 'so 7'}]
+    assert sample['answer'] == '' and 'thinking' not in sample
+
+
 def test_long_texts_lose_their_middle():
     long = 'a' * browser.FIRST + 'b' * 1234 + 'c' * browser.LAST
     kept = browser.shortened(long)

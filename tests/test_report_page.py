@@ -197,6 +197,18 @@ def test_what_a_model_wrote_is_text(page):
     assert said(page, '#shown .muted') == 'There is none.'
 
 
+def test_what_a_tool_said_stands_between_the_turns(page):
+    ask(page, 'find', 'tool says')
+    assert found(page) == 6 and said(page, '#shown .between') == 'the tool says 5'
+    titles = page.js("[...document.querySelectorAll('#shown h4')].map(e => e.textContent)")
+    assert titles == ['Prompt', 'Turn 1', 'Environment', 'Turn 2']
+    assert page.js("[...document.querySelectorAll('#shown .answer')].map(e => e.textContent)") == [
+        'call 4 + 1',
+        'it is 6',
+    ]
+    assert said(page, '.row[aria-selected=true] .said').endswith('→ it is 6')
+
+
 def test_light_and_dark_follow_the_system_until_the_switch_is_used(page):
     def ground():
         return page.js('getComputedStyle(document.body).backgroundColor')

@@ -181,7 +181,8 @@ def _read(group: _Group, quota: int) -> Iterator[Record]:
 
 def _packed(source: Source, record: Record, prompt: int, parts: Mapping[str, None]) -> dict[str, Any]:
     """A sample as the script reads it; what it does not have is left out."""
-    thinking, answer = divided(str(record.get('completion', '')))
+    turns = _turns(record.get('turns'))
+    thinking, answer = (None, '') if turns else divided(str(record.get('completion', '')))
     values = _dict(record.get('parts'))
     when = source.benchmark or str(record.get('when', 'rollout'))
     if record.get('eval') and not source.benchmark:
@@ -196,6 +197,7 @@ def _packed(source: Source, record: Record, prompt: int, parts: Mapping[str, Non
         'prompt': prompt,
         'thinking': None if thinking is None else shortened(thinking),
         'answer': shortened(answer),
+        'turns': turns,
         'expected': shortened(str(record['answer'])) if record.get('answer') not in (None, '') else None,
         'tokens': record['tokens'] if is_number(record.get('tokens')) else None,
         'cut': True if record.get('finished') is False else None,
@@ -204,6 +206,22 @@ def _packed(source: Source, record: Record, prompt: int, parts: Mapping[str, Non
         'failed': page.visible(record.get('cause') or record['outcome']) if failed else None,
     }
     return {name: value for name, value in packed.items() if value is not None}
+
+
+def _turns(turns: Any) -> list[dict[str, str]] | None:
+    """What was said in turns: the policy's as `thinking` and `answer`, what its environment said between them as `said`."""
+    if not isinstance(turns, list):
+        return None
+    found = []
+    for i, each in enumerate(turns):
+        if i % 2:
+            found.append({'said': shortened(str(each))})
+        else:
+            thinking, answer = divided(str(each))
+            found.append(
+                {'answer': shortened(answer)} | ({} if thinking is None else {'thinking': shortened(thinking)})
+            )
+    return found
 
 
 def _units(value: str) -> int:

@@ -22,7 +22,10 @@
 
   // --- what is asked for
 
-  const text = sample => sample.text ??= [prompt(sample), sample.thinking || '', sample.answer, sample.expected || ''].join('\n').toLowerCase();
+  const turns = sample => sample.turns || [sample];  // one of the policy's, where nothing stood between
+  const text = sample => sample.text ??= [
+    prompt(sample), ...turns(sample).flatMap(turn => [turn.thinking, turn.answer, turn.said]), sample.expected,
+  ].filter(Boolean).join('\n').toLowerCase();
   const TESTS = {'=': (a, b) => a === b, '!=': (a, b) => a !== b, '<': (a, b) => a < b, '<=': (a, b) => a <= b, '>': (a, b) => a > b, '>=': (a, b) => a >= b};
   const OWN = ['reward', 'tokens', 'step'];
 
@@ -100,7 +103,7 @@
     if (sample.failed) head.append(made('span', 'badge warn', 'not graded'));
     if (sample.cut) head.append(made('span', 'badge warn', 'cut off'));
     const line = made('span', 'said', asked(sample).slice(0, 60));
-    line.append(made('span', 'muted', ` → ${sample.answer.slice(0, 60) || '…'}`));
+    line.append(made('span', 'muted', ` → ${turns(sample).at(-1).answer?.slice(0, 60) || '…'}`));
     item.append(head, line);
     item.addEventListener('click', () => choose(i, true));
     return item;
@@ -177,11 +180,18 @@
     if (sample.failed) facts.append(made('b', 'warn', `grader error: ${sample.failed}`));
     const parts = [made('h3', '', place(sample, true)), facts, made('h4', '', 'Prompt'), marked(made('pre', 'prompt question'), asking)];
     if (asking !== whole.trim()) parts.push(fold('The whole prompt', 'whole', whole, has(whole) && !has(asking)));
-    if (sample.thinking !== undefined) {
-      const length = `${sample.thinking.length.toLocaleString('en')} characters`;
-      parts.push(fold(`Thinking, ${length}`, 'thought', sample.thinking, !folded || has(sample.thinking)));
-    }
-    parts.push(made('h4', '', 'Answer'), sample.answer ? marked(made('pre', 'answer'), sample.answer) : made('p', 'muted', 'There is none.'));
+    turns(sample).forEach((turn, i) => {
+      if (turn.said !== undefined) {
+        parts.push(made('h4', '', 'Environment'), marked(made('pre', 'between'), turn.said));
+        return;
+      }
+      if (turn.thinking !== undefined) {
+        const length = `${turn.thinking.length.toLocaleString('en')} characters`;
+        parts.push(fold(`Thinking, ${length}`, 'thought', turn.thinking, !folded || has(turn.thinking)));
+      }
+      const title = sample.turns ? `Turn ${i / 2 + 1}` : 'Answer';
+      parts.push(made('h4', '', title), turn.answer ? marked(made('pre', 'answer'), turn.answer) : made('p', 'muted', 'There is none.'));
+    });
     if (sample.expected !== undefined) {
       const expected = made('p', 'expected', 'Expected: ');
       expected.append(marked(made('b'), sample.expected));
