@@ -54,3 +54,13 @@ def test_the_stages_show_the_committed_figures():
             right = [percent(e['pass@1']) for e in (before, after)]
             language = [f'{100 * e["language_consistency"]:.0f}' for e in (before, after)]
             assert cell == f'pass@1 {right[0]} → {right[1]} %, one language {language[0]} → {language[1]} %'
+
+
+def test_speeds_are_those_of_the_performance_page():
+    page = (ROOT / 'docs' / 'performance.md').read_text(encoding='utf-8')
+    rows = dict(re.findall(r'^\| ([WTV]+) \| ([\d.]+ = .*) \|$', page, re.MULTILINE))
+    for workload, start in (('W', 'a GRPO step of SmolLM2-135M'), ('V', 'the same with 8 × 8 samples')):
+        ours, trl, tunix = (cell.split(' = ')[0].strip() for cell in rows[workload].split('|')[:3])
+        row = next(line for line in README.splitlines() if line.startswith(f'| {start}'))
+        said = [(re.match(r'[\d.]+(?= s)', cell.strip()) or ['–'])[0] for cell in row.split('|')[2:-1]]
+        assert said == [ours, trl, '–', '–', tunix, '–'], row
