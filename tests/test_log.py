@@ -233,7 +233,9 @@ def test_plain_lines_are_few_and_have_the_first_and_last_step():
 
 def test_a_notebook_gets_plain_lines_too(monkeypatch, capsys):
     monkeypatch.setattr('rich.console._is_jupyter', lambda: True)
-    live.Live('tiny', {'zero': 3}).note('zero, before: [22 %]')
+    monkeypatch.setenv('FORCE_COLOR', '1')  # as its kernel does
+    with live.Live('tiny', {'zero': 3}) as view:
+        view.note('zero, before: [22 %]')
     assert capsys.readouterr().out == 'zero, before: [22 %]\n'
 
 

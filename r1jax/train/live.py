@@ -78,8 +78,7 @@ class Live:
     ):
         self._name = name
         self._stages = list(stages)
-        # in a notebook, too, plain lines: rich's own form is a block of HTML a line
-        self._console = console or Console(quiet=not distributed.first(), force_jupyter=False)
+        self._console = console or _console()
         self._clock = clock
         self._printed = -math.inf  # when the last plain line was
         self.stage('', 0, 0)
@@ -219,6 +218,14 @@ class Live:
         return Panel(
             Group(*parts), title=Text(self._title(), overflow='ellipsis'), title_align='left', border_style='dim'
         )
+
+
+def _console() -> Console:
+    """Standard output, or nowhere in a process that is not the first."""
+    console = Console(quiet=not distributed.first())
+    if console.is_jupyter:  # a notebook knows no cursor, and rich's own form for it is a block of HTML a line
+        return Console(quiet=console.quiet, force_jupyter=False, force_terminal=False)
+    return console
 
 
 def sparkline(values: list[float], width: int) -> str:
