@@ -14,6 +14,7 @@ docs = ['myst-nb>=1.2', 'sphinx>=8.1', 'sphinx-book-theme>=1.1.4']
 evals = ['lm-eval>=0.4.13']
 judge = ['httpx2>=2.16']
 math = ['math-verify[antlr4_13_2]>=0.9']
+notebooks = ['ipykernel>=6.29', 'matplotlib>=3.9', 'nbclient>=0.10']
 serve = ['prometheus-client>=0.20', 'starlette>=0.40', 'uvicorn>=0.32']
 tasks = ['reasoning-gym>=0.1.25']
 wandb = ['wandb>=0.19']
@@ -58,6 +59,7 @@ setuptools.setup(
         'judge': judge,  # a judge behind an OpenAI-compatible endpoint
         'docs': docs,  # the site: sphinx-build -W docs build/docs
         'math': math,  # the reward of formulas
+        'notebooks': notebooks,  # to open them, and to execute them as notebooks/make.py does
         'serve': serve,
         'wandb': wandb,  # metrics at Weights & Biases
         'tpu': ['jax[tpu]>=0.10'],
@@ -75,6 +77,7 @@ setuptools.setup(
             *gguf,
             *judge,
             *math,
+            *notebooks,
             *serve,
             *tasks,
         ],
