@@ -64,7 +64,8 @@ class Block:
 
 def written() -> list[pathlib.Path]:
     """The pages that people write."""
-    found = [*ROOT.glob('*.md'), *(ROOT / '.github').rglob('*.md'), *DOCS.glob('**/*.md')]
+    beside = *(ROOT / '.github').rglob('*.md'), *(ROOT / 'notebooks').glob('*.md')
+    found = [*ROOT.glob('*.md'), *beside, *DOCS.glob('**/*.md')]
     return sorted(p for p in found if not any(map(p.is_relative_to, (*RECORDS, *MADE))))
 
 
