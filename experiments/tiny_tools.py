@@ -3,7 +3,7 @@
     r1jax run experiments/tiny_tools.py --workdir runs/tiny_tools
 
 The world is sums and products of numbers of two and three digits (`r1jax.data.tiny_calls`): too much for a small head, easy with a
-calculator. One document in six of the corpus calls it, with slips; the rest guesses. RL has R1-Zero's two rewards, accuracy and format;
+calculator. Three documents in ten of the corpus call it, with slips; the rest guesses. RL has R1-Zero's two rewards, accuracy and format;
 nothing rewards a call. Where the policy writes `</tool_call>` the calculator speaks, and the policy goes on behind what it said; these
 tokens carry no loss (docs/environments.md).
 """
@@ -41,7 +41,7 @@ CALCULATOR = Tools((Calculator(),), frame=FRAME, turns=3, output=12, deadline=0.
 def pretrain() -> Stage:
     return Stage(
         name='pretrain',
-        steps=1200,
+        steps=2400,
         source=Stored(TinyCalls(), batch=64),
         loss=NLL(),
         optim=OptimConfig(learning_rate=3e-3, warmup=50, schedule='cosine'),

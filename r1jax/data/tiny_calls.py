@@ -2,7 +2,7 @@
 
 Everything comes from a seed, as in `r1jax.data.tiny`:
 
-- `TinyCalls`, what a messy web would be: one document in six calls the calculator, with slips in what is asked and in what is read; the
+- `TinyCalls`, what a messy web would be: three documents in ten call the calculator, with slips in what is asked and in what is read; the
   rest answers at once and is nearly always wrong; some of either kind are malformed.
 - `TinyArithmetic`, questions to train and to test on.
 - `CallsTokenizer`, a SentencePiece model for exactly these texts.
@@ -75,7 +75,7 @@ class TinyCalls:
     seed: int = 0
     size: int = 60_000  # documents
     digits: tuple[int, int] = (2, 3)  # fewest and most digits of a term
-    called: float = 0.16  # share of documents that call the calculator; the rest answers at once
+    called: float = 0.3  # share of documents that call the calculator; the rest answers at once
     slip: float = 0.1  # chance that a call asks for something else, one digit of it wrong
     misread: float = 0.1  # chance that the answer is not what the calculator said, one digit of it wrong
     direct_correct: float = 0.03  # share of the direct answers that are right
