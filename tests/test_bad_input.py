@@ -107,8 +107,8 @@ TABLE = [
         'an unknown setting',
         (),
         f'{TOY} --set zero.stps=3',
-        'zero has no stps; did you mean steps? (known: name, steps, source, loss, optim, rows, start, model, template, offload, mesh, '
-        'lora, phases, evals, checkpoint_every, keep_checkpoints, keep_every, keep_best, on_nan, spike, max_skips, log_samples)',
+        'zero has no stps; did you mean steps? (known: name, steps, source, loss, optim, rows, start, model, template, environment, '
+        'offload, mesh, lora, phases, evals, checkpoint_every, keep_checkpoints, keep_every, keep_best, on_nan, spike, max_skips, log_samples)',
     ),
     (
         'a value of another type',

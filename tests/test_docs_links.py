@@ -46,7 +46,7 @@ def test_what_stands_in_backticks_exists(page):
         elif re.fullmatch(rf'(?:{"|".join(FOLDERS)})/[\w./-]+', code) and not code.startswith(MADE):
             assert (pages.ROOT / code).exists(), f'{name(page)}: {code} is no file'
         elif match := re.fullmatch(r'(test_\w+)', code):
-            assert match[1] in tested(), f'{name(page)}: there is no {code}'
+            assert match[1] in names_of_tests(), f'{name(page)}: there is no {code}'
         elif re.fullmatch(r'test_\w+\.py', code):
             assert (pages.ROOT / 'tests' / code).exists(), f'{name(page)}: there is no tests/{code}'
         elif (match := re.match(r'([A-Z]\w+)\.(\w+)', code)) and match[1] in config.__all__:
@@ -58,7 +58,7 @@ def test_what_stands_in_backticks_exists(page):
 def test_what_is_not_there_is_found():
     assert defined('r1jax.rl.loss.grpo') and defined('r1jax.config.GRPO') and defined('r1jax.sample.sample')
     assert not defined('r1jax.rl.loss.gone') and not defined('r1jax.gone.grpo')
-    assert 'test_what_is_not_there_is_found' in tested() and 'test_that_nobody_wrote' not in tested()
+    assert 'test_what_is_not_there_is_found' in names_of_tests() and 'test_that_nobody_wrote' not in names_of_tests()
 
 
 @pytest.mark.parametrize('page', sorted(pages.DOCS.glob('*.md')), ids=name)
@@ -92,6 +92,6 @@ def sources() -> str:
 
 
 @functools.cache
-def tested() -> set[str]:
+def names_of_tests() -> set[str]:
     text = ''.join(path.read_text(encoding='utf-8') for path in (pages.ROOT / 'tests').glob('test_*.py'))
     return set(re.findall(r'^def (test_\w+)', text, re.MULTILINE))
