@@ -80,6 +80,8 @@ def from_project(target: str) -> str:
     """A link of a page in the root, as it is from docs/project."""
     if target.startswith('docs/'):
         return f'../{target.removeprefix("docs/")}'
+    if target.startswith('notebooks/'):
+        return f'../{target.replace("README.md", "index.md")}'
     return target if target.partition('#')[0] in PAGES else f'../../{target}'
 
 
