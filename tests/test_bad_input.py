@@ -108,7 +108,8 @@ TABLE = [
         (),
         f'{TOY} --set zero.stps=3',
         'zero has no stps; did you mean steps? (known: name, steps, source, loss, optim, rows, start, model, template, environment, '
-        'offload, mesh, lora, phases, evals, checkpoint_every, keep_checkpoints, keep_every, keep_best, on_nan, spike, max_skips, log_samples)',
+        'offload, mesh, lora, phases, evals, checkpoint_every, keep_checkpoints, keep_every, keep_best, on_nan, spike, max_skips, '
+        'log_samples)',
     ),
     (
         'a value of another type',
