@@ -58,7 +58,7 @@ def zero() -> Stage:
     return Stage(
         name='zero',
         start='pretrain',
-        steps=80,
+        steps=200,
         source=OnPolicy(
             problems=TinyArithmetic(split='train', size=4000),
             sample=SampleConfig(max_tokens=64, max_prompt=16, slots=256),
