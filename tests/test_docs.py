@@ -84,6 +84,7 @@ def test_pages_run(page, clone):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize('page', sorted(SLOW), ids=lambda page: page.stem)
 def test_pages_with_commands_run(page, clone):
     """A person who follows the page alone gets to its end."""

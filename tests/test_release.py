@@ -31,6 +31,7 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_wheel_has_every_file_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as file:
         inside = {name for name in file.namelist() if '.dist-info/' not in name}
@@ -43,6 +44,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_tiny_experiment_runs_from_the_wheel(wheel, tmp_path):
     site = tmp_path / 'site'
     sh(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', site, wheel, cwd=tmp_path)

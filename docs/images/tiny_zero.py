@@ -1,6 +1,6 @@
-"""Draws docs/img/tiny_zero.svg, the figure of the README, from the curves and evaluations in docs/results/tiny_zero.json.
+"""Draws docs/images/tiny_zero.svg, the figure of the README, from the curves and evaluations in docs/results/tiny_zero.json.
 
-    python docs/img/make.py
+    python docs/images/tiny_zero.py
 
 docs/results/collect.py writes that file from the workdirs of finished runs, one a seed; nothing is typed in here.
 """
