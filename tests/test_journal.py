@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import zlib
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from r1jax.rewards.combine import Scores
 from r1jax.rewards.pool import Pool
 from r1jax.sample import Row, Sampler
 from r1jax.sample.engine import Engine
+from r1jax.train import journal
 from r1jax.train.journal import Journal, Page
 from r1jax.train.step import fingerprint
 
@@ -75,6 +77,16 @@ def test_a_torn_end_is_cut_off_and_written_again(tmp_path):
         4,
         0,
     ] and not page.rows  # not separable
+
+
+def test_what_another_version_wrote_is_drawn_again(tmp_path):
+    path = str(tmp_path / 'x')
+    list(Page(path, 'key').through(2, True, lambda without: iter(ROWS)))
+    with open(path, 'ab') as file:
+        for data in b'PK\x03\x04\xff and so on', b'\x02':
+            file.write(journal._HEAD.pack(len(data), zlib.crc32(data)) + data)
+    page = Page(path, 'key')
+    assert list(page.rows) == [4, 0] and not page.scores
 
 
 def test_pages_are_forgotten_one_checkpoint_late(tmp_path):

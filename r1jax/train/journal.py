@@ -146,7 +146,10 @@ def _records(path: str) -> tuple[list[dict[str, np.ndarray]], int]:
             data = file.read(size)
             if len(data) < size or zlib.crc32(data) != crc:
                 break
-            found.append(_unpacked(data))
+            try:
+                found.append(_unpacked(data))
+            except (ValueError, TypeError, struct.error):
+                break  # of another version: drawn again
             end = file.tell()
     return found, end
 
