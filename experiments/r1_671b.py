@@ -119,7 +119,7 @@ class Sizes:
 PAPER = Sizes(
     name='r1_671b',
     base='DeepSeek-V3-Base',  # report §2: 671B parameters, 37B of them active
-    mesh=MeshConfig(expert=64, sequence=2, tensor=4),  # ours; as many chips as DeepSeek's 64 × 8 H800 (secondary)
+    mesh=MeshConfig(fsdp=64, tensor=8),  # ours; as many chips as DeepSeek's 64 × 8 H800 (secondary)
     student='',  # see the head of this file
     student_rate=0.0,
     max_prompt=2048,  # ours

@@ -159,7 +159,7 @@ def run(page: pathlib.Path, directory: pathlib.Path) -> None:
         elif block.language == PYTHON and block.reason is None:
             lines = '\n' * (block.line - 1)  # so that a traceback names the page's line
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(lines + block.code, str(page), 'exec'), namespace)
+                exec(compile(lines + block.code, str(page), 'exec', dont_inherit=True), namespace)
             printed = out.getvalue() or None
         elif block.mark == 'run':
             printed = shell(block, directory) or None

@@ -119,7 +119,8 @@ def test_any_cut_gives_the_loss_of_the_scorer_s_scores(loss, mesh):
         for name, x in sums['weighted'].items():
             assert x == pytest.approx(float(metrics[name.removeprefix('score/')]), rel=1e-4)
         for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(one[3]), strict=True):
-            assert np.linalg.norm(x - y) <= 2e-5 * np.linalg.norm(y), path
+            # a bias common to both answers of a pair has no gradient: only rounding is there
+            assert np.linalg.norm(x - y) <= max(2e-5 * np.linalg.norm(y), 1e-6), path
     assert np.linalg.norm(one[3]['value']) > 0 and 'unembed' not in one[3]
 
 
