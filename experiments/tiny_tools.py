@@ -41,7 +41,7 @@ CALCULATOR = Tools((Calculator(),), frame=FRAME, turns=3, output=12, deadline=0.
 def pretrain() -> Stage:
     return Stage(
         name='pretrain',
-        steps=2400,
+        steps=4000,
         source=Stored(TinyCalls(), batch=64),
         loss=NLL(),
         optim=OptimConfig(learning_rate=3e-3, warmup=50, schedule='cosine'),

@@ -64,6 +64,7 @@ def dpo(**loss):
     return dataclasses.replace(zero, name='dpo', source=Stored(pairs, batch=8), loss=DPO(**loss))
 
 
+@pytest.mark.slow
 def test_a_policy_learns_from_pairs(tmp_path):
     recipe = short(dpo())
     recipe = dataclasses.replace(recipe, stages=(recipe.stages[0], dataclasses.replace(recipe.stages[1], steps=12)))

@@ -121,7 +121,7 @@ def test_cached_decoding_is_as_transformers_has_it(golden, few):
         np.testing.assert_array_equal(np.sort(choices[b], -1), golden.experts[b, n : n + 32])
 
 
-@pytest.mark.parametrize('change', [{}, {'q_rank': 0}], ids=str)
+@pytest.mark.parametrize('change', [{}, pytest.param({'q_rank': 0}, marks=pytest.mark.slow)], ids=str)
 def test_the_absorbed_form_is_the_plain_form(change):
     """Cached decoding of latent attention against a full pass, without queries of their own rank too; in the dense layer and behind."""
     cfg = dataclasses.replace(LATENT, mla=dataclasses.replace(LATENT.mla, **change))

@@ -52,7 +52,9 @@ def drawn(cfg, params, samples, limit, temperature=1.0, stop=(1,)):
     return jax.tree.map(np.asarray, out)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize(
+    'name', [n if i == 0 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(MODELS)]
+)
 def test_what_is_recorded_is_the_rounded_model_s(name):
     """Token for token: one pass over the whole row with the rounded weights, prompt included, against prefill and decoding."""
     cfg, params = MODELS[name], coarse(MODELS[name])

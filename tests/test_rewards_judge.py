@@ -203,6 +203,7 @@ def test_a_local_judge_is_asked_in_batches_in_the_callers_thread(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_sampler_of_ours_answers_by_the_question_alone(tmp_path):
     import tokenizers
     from tiny import MODEL, params_of
