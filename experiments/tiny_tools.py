@@ -6,6 +6,9 @@ The world is sums and products of numbers of two and three digits (`r1jax.data.t
 calculator. Three documents in ten of the corpus call it, with slips; the rest guesses. RL has R1-Zero's two rewards, accuracy and format;
 nothing rewards a call. Where the policy writes `</tool_call>` the calculator speaks, and the policy goes on behind what it said; these
 tokens carry no loss (docs/environments.md).
+
+Three seeds (2026-11-23, docs/results/tiny_tools.md): pass@1 on held-out questions 22-25 % -> 97-99 %; without the calculator it is
+1 to 8 %. The base calls in three of ten answers, and is right in three quarters of those; RL finds that.
 """
 
 from r1jax.config import (

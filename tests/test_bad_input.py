@@ -220,7 +220,7 @@ TABLE = [
         'another vocabulary',
         described(vocab_size=100),
         f'{TOY} {FROM}llama3',
-        '{tmp}/llama3: tensor model.embed_tokens.weight has shape (96, 32), its configuration says (100, 32)',
+        '{tmp}/llama3: tensor lm_head.weight has shape (96, 32), its configuration says (100, 32)',
     ),
     (
         'a pickle offered as weights',

@@ -153,7 +153,7 @@ class Table:
             if names:
                 more = f' and {len(names) - 1} more' if len(names) > 1 else ''
                 raise ValueError(f'{title} tensor {min(names)}{more}')
-        for name, shape in expected.items() | {(a, expected[b]) for a, b in self.same.items() if a in found}:
+        for name, shape in sorted(expected.items() | {(a, expected[b]) for a, b in self.same.items() if a in found}):
             if found[name] != shape:
                 raise ValueError(f'tensor {name} has shape {found[name]}, its configuration says {shape}')
         return said
