@@ -42,7 +42,8 @@ def row_logprobs(cfg, params, prompt, response, temperature=1.0):
     row = np.zeros((1, 40), np.int32)
     row[0, : len(prompt) + len(response)] = [*prompt, *response]
     logits = np.asarray(full_logits(cfg, params, row))[0, len(prompt) - 1 : len(prompt) + len(response) - 1]
-    return scipy.special.log_softmax(logits / temperature, -1)[np.arange(len(response)), np.array(response)]
+    known = np.minimum(response, cfg.vocab - 1)  # an id beyond the vocabulary is read as the last one, as jax reads it
+    return scipy.special.log_softmax(logits / temperature, -1)[np.arange(len(response)), known]
 
 
 def random_items(rng, groups=3, samples=4, vocab=61, weight=None):
