@@ -79,9 +79,8 @@ class TinyCalls:
     slip: float = 0.1  # chance that a call asks for something else, one digit of it wrong
     misread: float = 0.1  # chance that the answer is not what the calculator said, one digit of it wrong
     direct_correct: float = 0.03  # share of the direct answers that are right
-    malformed: float = (
-        0.1  # share of all documents with tags missing or out of order, or a call that no tool understands
-    )
+    # share of all documents with tags missing or out of order, or a call that no tool understands
+    malformed: float = 0.1
 
     def __post_init__(self):
         _check_sizes(self.size, self.digits)

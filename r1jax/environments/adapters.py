@@ -125,13 +125,9 @@ def _played(theirs: Any, problem: Problem, response: Response) -> tuple[Messages
             return [], state
         answer = _waited(theirs.env_response(messages, state))
         said, state = answer if isinstance(answer, tuple) else (answer, state)
-        said = (
-            [{'role': 'user', 'content': said}]
-            if isinstance(said, str)
-            else [said]
-            if isinstance(said, dict)
-            else list(said)
-        )
+        if isinstance(said, str):
+            said = {'role': 'user', 'content': said}
+        said = [said] if isinstance(said, dict) else list(said)
     return said, state
 
 

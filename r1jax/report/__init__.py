@@ -32,7 +32,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from r1jax.report import (
     advice,
@@ -267,15 +266,16 @@ def _configuration(run: Run) -> str:
     heads = ('stage', 'starts from', 'steps', 'learns from', 'loss', 'learning rate')
     head = ''.join(f'<th>{head}</th>' for head in heads)
     table = f'<div class="card scroll"><table><tr>{head}</tr>{rows}</table></div>' if rows else ''
-    facts = dict(_flat({key: value for key, value in run.config.items() if value is not recipe and key != 'stages'}))
+    about = {key: value for key, value in run.config.items() if value is not recipe and key != 'stages'}
+    facts = {path: value for path, value in several.flat(about) if value not in ('', 'None')}
     if recipe is run.config:
         facts = {}  # a bare recipe says nothing but itself
     fact_rows = ''.join(
         f'<tr><td>{text(key)}</td><td class="wrap"><code>{text(value)}</code></td></tr>' for key, value in facts.items()
     )
-    about = f'<div class="card scroll"><table>{fact_rows}</table></div>' if fact_rows else ''
+    facts_table = f'<div class="card scroll"><table>{fact_rows}</table></div>' if fact_rows else ''
     whole = text(json.dumps(run.config, indent=2, ensure_ascii=False))
-    return f'{table}{about}<details><summary>config.json</summary><pre class="json">{whole}</pre></details>'
+    return f'{table}{facts_table}<details><summary>config.json</summary><pre class="json">{whole}</pre></details>'
 
 
 def _stage_row(stage: StageRun) -> str:
@@ -296,12 +296,3 @@ def _stage_row(stage: StageRun) -> str:
     return (
         f'<tr><td><b>{text(stage.name)}</b></td>' + ''.join(f'<td class="wrap">{cell}</td>' for cell in cells) + '</tr>'
     )
-
-
-def _flat(value: Any, path: str = '') -> list[tuple[str, Any]]:
-    """Nested settings as rows: 'versions.jax', '0.10.2'; lists joined by spaces, empty values left out."""
-    if isinstance(value, dict):
-        return [row for key, item in value.items() for row in _flat(item, f'{path}.{key}' if path else str(key))]
-    if isinstance(value, list):
-        value = ' '.join(str(item) for item in value)
-    return [] if value in (None, '') else [(path, value)]

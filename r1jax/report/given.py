@@ -24,9 +24,8 @@ class Given:
     """What a report is of. Paths as they were given."""
 
     runs: tuple[str, ...]
-    results: Mapping[
-        str, int | None
-    ]  # folder of results -> the place of the run whose checkpoint it measured, None of no run here
+    # folder of results -> the place of the run whose checkpoint it measured, None of no run here
+    results: Mapping[str, int | None]
     names: tuple[str, ...]  # of runs: the end of their paths, as much as tells them apart
 
 

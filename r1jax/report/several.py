@@ -134,13 +134,13 @@ def _newest(run: Run) -> str:
 
 def _differences(names: Sequence[str], runs: Sequence[Run]) -> str:
     """The settings that are not the same in all runs that have any, a column a run; '' where all are."""
-    flat = [settings(run) for run in runs]
-    differ = differing(flat)
+    per_run = [settings(run) for run in runs]
+    differ = differing(per_run)
     if not differ:
         return ''
     rows = ''
     for path in differ:
-        cells = ''.join(f'<td class="wrap"><code>{text(each.get(path, "–")[:LONGEST])}</code></td>' for each in flat)
+        cells = ''.join(f'<td class="wrap"><code>{text(each.get(path, "–")[:LONGEST])}</code></td>' for each in per_run)
         rows += f'<tr><td><code>{text(path)}</code></td>{cells}</tr>'
     head = ''.join(f'<th scope="col">{name}</th>' for name in keys(names))
     title = f'{len(differ)} setting{"" if len(differ) == 1 else "s"} that differ{"s" if len(differ) == 1 else ""}'
@@ -152,16 +152,16 @@ def settings(run: Run) -> dict[str, str]:
     """A run's recipe as paths ('zero.optim.learning_rate', as `--set` has them), and the code and versions it ran with."""
     recipe = recipe_of(run.config)
     stages = {str(stage.get('name')): stage for stage in recipe.get('stages') or [] if isinstance(stage, dict)}
-    found = dict(_flat({name: value for name, value in recipe.items() if name not in ('stages', 'command')} | stages))
+    found = dict(flat({name: value for name, value in recipe.items() if name not in ('stages', 'command')} | stages))
     found |= dict.fromkeys(stages, STAGE)
     if recipe is not run.config:
-        found |= dict(_flat({name: run.config[name] for name in ('git_commit', 'versions') if name in run.config}))
+        found |= dict(flat({name: run.config[name] for name in ('git_commit', 'versions') if name in run.config}))
     return found
 
 
-def differing(flat: Sequence[Mapping[str, str]]) -> list[str]:
+def differing(per_run: Sequence[Mapping[str, str]]) -> list[str]:
     """The paths whose values differ among the runs that have settings. Those of a stage are compared among the runs that have it."""
-    known = [each for each in flat if each]
+    known = [each for each in per_run if each]
     paths = dict.fromkeys(path for each in known for path in each)
     stages = {path for each in known for path, value in each.items() if value == STAGE}
     found = []
@@ -173,11 +173,12 @@ def differing(flat: Sequence[Mapping[str, str]]) -> list[str]:
     return found
 
 
-def _flat(value: Any, path: str = '') -> list[tuple[str, str]]:
+def flat(value: Any, path: str = '') -> list[tuple[str, str]]:
+    """Nested settings as rows, ('versions.jax', '0.10.2'); a list of plain values is one, with spaces between."""
     if isinstance(value, dict):
-        return [row for name, inner in value.items() for row in _flat(inner, f'{path}.{name}' if path else str(name))]
+        return [row for name, inner in value.items() for row in flat(inner, f'{path}.{name}' if path else str(name))]
     if isinstance(value, list) and any(isinstance(each, (dict, list)) for each in value):
-        return [row for i, inner in enumerate(value) for row in _flat(inner, f'{path}.{i}')]
+        return [row for i, inner in enumerate(value) for row in flat(inner, f'{path}.{i}')]
     return [(path, ' '.join(map(str, value)) if isinstance(value, list) else str(value))]
 
 

@@ -36,9 +36,8 @@ class Row(NamedTuple):
     # i16[≤P+n,M,k], experts of each token, the prompt's first; −1 where it was not read
     routes: np.ndarray | None = None
     own: np.ndarray | None = None  # bool[n], drawn by the policy; None: all
-    outcomes: np.ndarray | None = (
-        None  # i32[K], how often what it asked for came to each of `types.OUTCOMES`; None: it asked nobody
-    )
+    # i32[K], how often what it asked for came to each of `types.OUTCOMES`; None: it asked nobody
+    outcomes: np.ndarray | None = None
 
     @property
     def finished(self) -> bool:

@@ -18,9 +18,8 @@ from r1jax.report.workdir import StageRun
 Severity = Literal['problem', 'warning', 'note']
 SEVERITIES: tuple[Severity, ...] = ('problem', 'warning', 'note')  # the gravest first
 
-LEAST = (
-    10  # steps of a metric below which nothing is said of its course: a fifth of them is the least that has a spread
-)
+# Steps of a metric below which nothing is said of its course: a fifth of them is the least that has a spread
+LEAST = 10
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,8 @@ from r1jax.report.workdir import StageRun
 # Of the groups of a rollout. DAPO (arXiv 2503.14476, section 3.2) found the share of groups without a gradient to be what wastes a rollout.
 # At a quarter the gradient of 32 questions is that of 8. Healthy stages of this project went down to 0.28 (tiny_r1, reasoning_rl)
 KEPT = 0.25
-HARD, SOLVED = (
-    0.05,
-    0.95,
-)  # accuracy below which groups are equal because all fail, and from which because all are right
+# Accuracy below which groups are equal because all fail, and from which because all are right
+HARD, SOLVED = 0.05, 0.95
 # Of the responses. A response that is cut off is graded as wrong whatever it was about to say (DAPO, section 3.4); healthy stages of
 # this project cut off none, the one that was hacked 57 %
 CUT, MOSTLY_CUT = 0.1, 0.5
