@@ -52,7 +52,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def ours(folder):
-    harness = pytest.importorskip('r1jax.evals.harness')
+    harness = pytest.importorskip(
+        'r1jax.evals.harness', exc_type=ImportError, reason="needs lm-eval: pip install 'r1jax[evals]'"
+    )
     mesh = sharding.make_mesh(MeshConfig())
     loaded = weights.load(folder)
     with jax.set_mesh(mesh):

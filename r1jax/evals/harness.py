@@ -7,8 +7,9 @@ What EleutherAI's harness has already (few-shot prompts, filters, metrics of hun
 model interface, log-likelihoods by `r1jax.evals.likelihood`, texts by the continuous-batching engine. `HARNESS` names those of its tasks
 that stand for a benchmark of the R1 report; `r1jax eval --benchmark lm-eval:TASK` runs any other, also one of a YAML file in --data.
 
-As its Hugging Face backend does: an empty context is the end token, a text too long for the context loses its beginning, generation ends
-before the first stop text, greedily unless a task or --gen says otherwise. A text gets no token in front unless `bos` asks for it.
+As its Hugging Face backend does: an empty context is the begin token (the end token where there is none), a text too long for the
+context loses its beginning, generation ends before the first stop text, greedily unless a task or --gen says otherwise. A text gets no
+token in front unless `bos` asks for it.
 
 Its data sets are fetched by `datasets`, from its cache or the hub.
 """
@@ -68,7 +69,7 @@ class Harness(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        return self.ours.bos if self.bos else self.ours.eos
+        return self.ours.eos if self.ours.bos is None else self.ours.bos
 
     @property
     def tokenizer_name(self) -> str:
