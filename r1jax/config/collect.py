@@ -9,10 +9,8 @@ from typing import Any, Literal
 from r1jax.config.sources import Part, Problems, SampleConfig
 from r1jax.types import Problem, Response
 
-dataclass = dataclasses.dataclass(frozen=True)
 
-
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Threshold:
     """A sample is correct if the part is at least `value` where it applies; see `Collect.correct`."""
 
@@ -20,7 +18,7 @@ class Threshold:
     value: float = 1.0
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Filter:
     """A reason why a correct sample is not kept: `keep(problem, response) -> bool`; see `r1jax.curate.filters`."""
 
@@ -30,7 +28,7 @@ class Filter:
     rewritten: bool = False  # asked about what `Collect.rewrite` made of the sample, not about the sample
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class NearDuplicates:
     """When two texts are so alike that one is enough; see `r1jax.curate.duplicates`."""
 
@@ -39,7 +37,7 @@ class NearDuplicates:
     permutations: int = 128  # numbers of a MinHash
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Decontaminate:
     """Prompts that share `words` words in a row with an evaluation's question are not sampled; see `r1jax.curate.contamination`."""
 
@@ -53,7 +51,7 @@ FATES_OF_REWRITING = ('not_rewritten', 'ungraded_rewritten', 'wrong_rewritten') 
 LAST_FATES = ('exact_duplicate', 'near_duplicate', 'beyond_keep', 'kept')
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Collect:
     """Rejection sampling: a stage that trains nothing, but samples, grades, and keeps what is good (R1 report, section 2.3.3).
 

@@ -7,10 +7,8 @@ from typing import Protocol
 
 from r1jax.types import Problem, Reply, Response
 
-dataclass = dataclasses.dataclass(frozen=True)
 
-
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Frame:
     """The tokens around what an environment says, as the model's chat template writes them: data, since each family has its own.
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-dataclass = dataclasses.dataclass(frozen=True)
 
-
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class NLL:
     """Next-token loss, the mean over the response tokens of an optimizer step."""
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class BradleyTerry:
     """A reward model that learns from pairs, −log σ(r_chosen − r_rejected), the mean of an optimizer step (R1 Methods: helpfulness).
 
@@ -21,12 +19,12 @@ class BradleyTerry:
     """
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Pointwise:
     """A reward model that learns from labels, the cross-entropy of σ(r), the mean of an optimizer step (R1 Methods: safety)."""
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class DPO:
     """Direct preference optimisation: a policy that learns from pairs, with no reward model between (Rafailov et al., arXiv 2305.18290).
 
@@ -43,7 +41,7 @@ PAIRED = (BradleyTerry, DPO)
 REWARD_MODELS = (BradleyTerry, Pointwise)
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Distil:
     """The student's distribution of each response token is drawn to the teacher's, over the whole vocabulary.
 
@@ -63,7 +61,7 @@ class Distil:
         return (self.teacher,)
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class GRPO:
     """Group relative policy optimisation (DeepSeekMath eq. 3; R1 report eq. 1)."""
 
@@ -86,7 +84,7 @@ class GRPO:
     sampler_gap: float = 1e-3
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """AdamW."""
 
@@ -101,7 +99,7 @@ class OptimConfig:
     clip_norm: float = 1.0  # global gradient norm; 0: off
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class LoRA:
     """What a stage trains in place of the weights W, which stay: A and B of W + (alpha / rank)·A·B (Hu et al., arXiv 2106.09685).
 
@@ -117,7 +115,7 @@ class LoRA:
     base: Literal['float32', 'bfloat16', 'int8'] = 'float32'
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class RowConfig:
     """Packing and microbatching: time and memory, not mathematics.
 

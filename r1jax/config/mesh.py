@@ -6,8 +6,6 @@ import dataclasses
 import math
 from typing import Literal
 
-dataclass = dataclasses.dataclass(frozen=True)
-
 Axis = Literal['data', 'fsdp', 'expert', 'sequence', 'tensor']
 # From what talks least to what talks most: neighbours of the last axis are neighbours in the machine
 AXES: tuple[Axis, ...] = ('data', 'fsdp', 'expert', 'sequence', 'tensor')
@@ -24,7 +22,7 @@ _APART = {
 _EVERYWHERE: tuple[Axis, ...] = ('fsdp', 'expert', 'sequence')
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Rules:
     """What each logical axis, by which the model names the axes of its arrays, is split over: axes of the mesh, slowest first.
 
@@ -60,7 +58,7 @@ class Rules:
             )
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Devices along each axis; their product is what is used. docs/pods.md says how to choose.
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-dataclass = dataclasses.dataclass(frozen=True)
 
-
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Llama3Scaling:
     """RoPE for a longer context than the pretrained one, as Llama 3.1 and 3.2 have it (arXiv 2407.21783; transformers' 'llama3').
 
@@ -26,7 +24,7 @@ class Llama3Scaling:
             raise ValueError(f'low={self.low} must be below high={self.high}')
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class YarnScaling:
     """RoPE for a longer context than the pretrained one (YaRN, arXiv 2309.00071).
 
@@ -43,7 +41,7 @@ class YarnScaling:
     mscale_all_dim: float = 0.0
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class MLA:
     """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434 §2.1): a token's keys and values are one latent and one rotary key.
 
@@ -56,7 +54,7 @@ class MLA:
     q_rank: int = 0  # of the queries' own latent; 0: queries are read off the width (DeepSeek-V2-Lite, Moonlight)
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class MoE:
     """Experts in place of the SwiGLU (DeepSeekMoE, arXiv 2401.06066; DeepSeek-V3, arXiv 2412.19437 §2.1.2). No token is dropped.
 
@@ -96,7 +94,7 @@ class MoE:
             raise ValueError(f'experts={self.experts}: choices are recorded in 16 bits, at most {2**15}')
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A decoder with RMSNorm, RoPE, grouped-query or latent attention, and SwiGLU or experts."""
 

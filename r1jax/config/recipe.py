@@ -24,10 +24,8 @@ from r1jax.config.model import ModelConfig
 from r1jax.config.sources import Examples, GradingConfig, OnPolicy, Part, Problems, SampleConfig, Stored, Tokenizers
 from r1jax.types import Problem, Response
 
-dataclass = dataclasses.dataclass(frozen=True)
 
-
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Phase:
     """Settings that hold from the first rollout at or after `step`. None: as before."""
 
@@ -38,7 +36,7 @@ class Phase:
     rewards: tuple[Part, ...] | None = None
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Eval:
     """A measurement before and after a stage: k samples a question, pass@1 their mean.
 
@@ -59,7 +57,7 @@ class Eval:
     alone: bool = False  # the policy answers without the stage's environment: what it can do by itself
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Agreement:
     """A measurement of a reward model before and after its stage: does it judge as those did who judged these pairs or labels?
 
@@ -72,7 +70,7 @@ class Agreement:
     every: int = 0  # also during training, every so many steps; 0: only before and after
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Stage:
     name: str
     steps: int  # optimizer steps; 0: the source says how long it takes (Stored.epochs, Collect)
@@ -113,7 +111,7 @@ class Stage:
     log_samples: int = 4  # questions of each rollout whose samples are written to samples.jsonl
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     name: str
     stages: tuple[Stage, ...]

@@ -9,8 +9,6 @@ from typing import Any, Literal, Protocol
 from r1jax.config.mesh import MeshConfig
 from r1jax.types import Example, Labelled, Pair, Problem, Response
 
-dataclass = dataclasses.dataclass(frozen=True)
-
 
 class Problems(Protocol):
     """A source of questions: a frozen dataclass, so that it can be written to config.json.
@@ -36,7 +34,7 @@ class Tokenizers(Protocol):
     def load(self, directory: str) -> Any: ...
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class SampleConfig:
     """How responses are drawn."""
 
@@ -74,7 +72,7 @@ class Batched(Protocol):
 REASONING = ('math', 'code', 'logic', 'choice', 'reasoning_gym')
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Part:
     """One reward: `fn(problem, response) -> float`, recorded under `name`, added with `weight`.
 
@@ -95,7 +93,7 @@ class Part:
     on_reasoning: bool = False  # lets a learned reward apply to kinds in REASONING, or where a rule's accuracy does
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class GradingConfig:
     """The processes that grade the parts with a deadline: time and memory, not results."""
 
@@ -103,7 +101,7 @@ class GradingConfig:
     memory_mb: int = 2048  # MiB that one may hold before it is killed
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Stored:
     """Batches from stored texts: pretraining, SFT, distillation, and reward models."""
 
@@ -113,7 +111,7 @@ class Stored:
     epochs: int = 0  # passes over the examples, with Stage.steps=0: as many steps as they take
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class Split:
     """Devices of their own for sampling, which goes on while the stage's train; all are of one process. Evaluations run on the stage's.
 
@@ -128,7 +126,7 @@ class Split:
     staleness: int = 1
 
 
-@dataclass
+@dataclasses.dataclass(frozen=True)
 class OnPolicy:
     """Batches sampled from the policy and graded."""
 
