@@ -11,7 +11,7 @@ version = re.search("__version__ = '(.+)'", (here / 'r1jax' / '__init__.py').rea
 gguf = ['gguf>=0.17']
 data = ['pyarrow>=18']
 docs = ['myst-nb>=1.2', 'sphinx>=8.1', 'sphinx-book-theme>=1.1.4']
-evals = ['lm-eval>=0.4.13']
+evals = ['lm-eval[ifeval]>=0.4.13']
 judge = ['httpx2>=2.16']
 math = ['math-verify[antlr4_13_2]>=0.9']
 notebooks = ['ipykernel>=6.29', 'matplotlib>=3.9', 'nbclient>=0.10']

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+import shlex
 import sys
 from typing import Any
 
@@ -43,7 +44,8 @@ def lasts(zero: Stage) -> dict[str, Stage]:
     sums = zero.source.problems
     pairs = Stored(TinyPairs(TinySums(split=sums.split, size=sums.size, terms=sums.terms)), batch=64)
     rows = dataclasses.replace(zero.rows, length=2 * zero.rows.length)  # a pair lies in one
-    return made | {'DPO': dataclasses.replace(zero, source=pairs, loss=DPO(), rows=rows)}
+    drawn = dataclasses.replace(held_out, sample=source.sample)  # the stage itself does not sample
+    return made | {'DPO': dataclasses.replace(zero, source=pairs, loss=DPO(), rows=rows, evals=(drawn,))}
 
 
 def course(workdir: pathlib.Path, stage: str, evaluation: str, ends: dict[str, Any]) -> tuple[list[int], list[float]]:
@@ -77,7 +79,10 @@ def table(found: dict[str, dict[str, Any]], command: str, chart: str) -> str:
             '',
             about,
             '',
-            f'    {command}',
+            '```sh',
+            '# not run: takes an hour',
+            command,
+            '```',
             '',
             *head,
             *rows,
@@ -113,9 +118,7 @@ def main() -> None:
         charts.append((f'{name}: pass@1', curves.drawn(Plot(name, (), percent=True, whole=True), series)))
     if args.out:
         args.out.with_suffix('.svg').write_text(curves.laid([charts]), encoding='utf-8')
-        command = (
-            f'python benchmarks/algorithms.py runs/algorithms --seeds {" ".join(map(str, args.seeds))} --out {args.out}'
-        )
+        command = shlex.join(['python', 'benchmarks/algorithms.py', *sys.argv[1:]])
         args.out.with_suffix('.md').write_text(table(found, command, f'{args.out.name}.svg'), encoding='utf-8')
 
 

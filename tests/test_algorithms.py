@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 
+import numpy as np
 import pytest
 import smallest
 
@@ -15,6 +16,7 @@ from r1jax.rewards import accuracy
 from r1jax.settings import BadInput
 from r1jax.train import stage
 from r1jax.train.log import read
+from r1jax.train.rollout import soft_overlong
 from r1jax.types import Response
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -108,3 +110,9 @@ def test_the_table_of_the_documents_is_what_the_values_are():
                    if getattr(algorithm.loss, f.name) != f.default}  # fmt: skip
         told = dict(re.findall(r'`(\w+)=([^`]+)`', rows[name]))
         assert told == {k: repr(v) for k, v in (differs | dict(algorithm.source)).items()}, name
+
+
+def test_soft_overlong_by_hand():
+    """DAPO eq. 13: of 100 tokens the last 20 are docked, linearly to -1."""
+    answers = [Response('', n, True) for n in (0, 80, 85, 90, 100)]
+    np.testing.assert_allclose(soft_overlong(answers, 100, 20), [0, 0, -0.25, -0.5, -1])

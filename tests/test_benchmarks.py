@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'benchmarks'))
 
 import agreement
+import algorithms
 import apart
 import grpo_step
 import long
@@ -25,9 +26,11 @@ import workload
 from tiny import MODEL
 
 from r1jax import sharding
+from r1jax.checks import validate
 from r1jax.config import MeshConfig
 from r1jax.plan import hlo
 from r1jax.sample.engine import Ran
+from r1jax.settings import load_recipe
 
 
 def test_the_floor_is_the_least_work():
@@ -185,3 +188,11 @@ def test_a_line_is_fitted_to_medians():
     found = long.line(chunks)
     assert found['base_us'] == pytest.approx(2000, rel=1e-2) and found['each_ns'] == pytest.approx(50, rel=0.1)
     assert found['r2'] > 0.95 and len(found['points']) == 12
+
+
+def test_each_algorithm_of_the_curves_can_run():
+    recipe = load_recipe(pathlib.Path(__file__).parents[1] / 'experiments' / 'tiny_zero.py')
+    stages = algorithms.lasts(recipe.stages[-1])
+    assert 'DPO' in stages and len(stages) > 5
+    for last in stages.values():
+        validate(dataclasses.replace(recipe, stages=(*recipe.stages[:-1], last)), 1)

@@ -1,5 +1,6 @@
 """pass@k, the majority vote and intervals against brute force and hand-worked cases."""
 
+import collections
 import itertools
 
 import numpy as np
@@ -151,3 +152,16 @@ def test_other_parts_have_means_and_intervals_and_language_is_the_consistency():
     assert result['parts']['none'] == {'mean': None, 'ci': None}
     assert result['questions'] == 3 and result['samples'] == 2 and result['format'] == 1
     assert not [key for key in result if key.startswith(('pass@', 'cons@', 'accuracy'))]
+
+
+def test_majority_is_the_vote_over_all_orders():
+    """A vote that takes the first of the most frequent, over all orders of the samples."""
+    rng, options = np.random.default_rng(3), np.array(['1', '2', '3', None], object)
+    answers = rng.choice(options, (30, 5), p=[0.35, 0.3, 0.2, 0.15]).tolist()
+    brute = []
+    for row in answers:
+        cast = [a for a in row if a is not None] or row
+        orders = [collections.Counter(order).most_common(1)[0][0] for order in itertools.permutations(cast)]
+        brute.append(np.mean([winner == '1' for winner in orders]))
+    correct = np.array([[a == '1' for a in row] for row in answers])
+    assert metrics.majority(answers, correct) == pytest.approx(np.mean(brute))
