@@ -4,6 +4,7 @@ import dataclasses
 import random
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import MODEL, full_logits, params_of, row_logprobs
@@ -12,6 +13,7 @@ from r1jax import sharding
 from r1jax.config import MLA, MeshConfig, ModelConfig, MoE
 from r1jax.nn.transformer import shardings
 from r1jax.sample import Decode, Engine, Request, Sampler, programs, sample
+from r1jax.sample.draw import draw
 from r1jax.sample.sampler import key_data
 
 DECODE = Decode(MODEL, max_tokens=20, stop=(1, 2), pad=0)
@@ -46,16 +48,21 @@ def requests(count, seed=0, longest=P, hot=(1.0, 0.7, 0.0)):
     return out
 
 
-def drained(engine, wanted, cancel=()):
-    """The answers to some requests by their tags; those with a tag in `cancel` are cancelled while others go on."""
-    answers = {r.tag: engine.submit(r) for r in wanted}
+def drained(engine, wanted, cancel=(), later=0):
+    """The answers to some requests by their tags. Those with a tag in `cancel` are cancelled while others go on; so many come `later`,
+    two at a time, while those before them run.
+    """
+    come = list(wanted[len(wanted) - later :])
+    answers = {r.tag: engine.submit(r) for r in wanted[: len(wanted) - later]}
     over, before = [], len(engine.ran)
-    while not engine.idle:
+    while come or not engine.idle:
         over += engine.advance()
+        answers |= {r.tag: engine.submit(r) for r in come[:2]}
+        del come[:2]
         if engine.unfinished:  # the device is at work while the caller looks at what is over
             assert engine.flight is not None
         for tag in cancel:
-            if not answers[tag].why and (answers[tag].tokens.size or len(over) > len(wanted) // 2):
+            if tag in answers and not answers[tag].why and (answers[tag].tokens.size or len(over) > len(wanted) // 2):
                 engine.cancel(answers[tag])
     assert sorted(a.request.tag for a in over) == sorted(answers)  # each once
     assert sum(ran.tokens for ran in engine.ran[before:]) == sum(len(a.tokens) for a in over)
@@ -73,7 +80,7 @@ def test_an_answer_has_the_same_bits_alone_and_among_others(engine, params, coun
     asked = requests(count)
     random.Random(0).shuffle(asked)
     cancelled = [r.tag for r in asked[::7]]
-    among = drained(engine, asked, cancelled)
+    among = drained(engine, asked, cancelled, later=count // 2)
     assert (
         max(ran.admitted for ran in engine.ran[1:]) > 0 and engine.seats.memory.layers is None
     )  # slots were filled again, and given back
@@ -93,6 +100,34 @@ def test_an_answer_has_the_same_bits_alone_and_among_others(engine, params, coun
             stops = np.isin(answer.tokens, DECODE.stop)
             assert not stops[:-1].any() and answer.finished == stops[-1:].any()
             assert len(answer.tokens) == request.limit or answer.finished
+
+
+@jax.jit
+def one_more(params, row, at, key, temperature):
+    """The token that a plain loop over one row draws behind position `at`, and how far its draw was from another token."""
+    logits = full_logits(MODEL, params, row[None])[0, at]
+    token, _ = draw(logits[None], key[None], temperature, 1.0, 0)
+    edges = jnp.cumsum(jax.nn.softmax(logits / jnp.where(temperature == 0, 1.0, temperature)))
+    top = jnp.sort(logits)[-2:]
+    return token[0], jnp.where(temperature == 0, top[1] - top[0], abs(edges - jax.random.uniform(key, ())).min())
+
+
+@pytest.mark.parametrize('count', [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_an_answer_is_that_of_a_loop_over_one_row(engine, params, count):
+    asked = requests(count, seed=5)
+    random.Random(1).shuffle(asked)
+    among, near = drained(engine, asked, later=count // 2), 0
+    for request in asked:
+        row, n = np.zeros(P + 20, np.int32), len(request.prompt)
+        row[:n] = request.prompt
+        key = jax.random.wrap_key_data(jnp.asarray(request.key))
+        for i, token in enumerate(among[request.tag].tokens):
+            drawn, margin = one_more(params, row, n + i - 1, jax.random.fold_in(key, i), request.temperature)
+            if drawn != token:
+                assert margin < 1e-5  # a draw within rounding of the edge between two tokens
+                near += 1
+            row[n + i] = token
+    assert near <= count // 100
 
 
 def test_logprobs_are_those_of_the_full_pass_and_greedy_takes_the_likeliest(engine, params):
