@@ -260,7 +260,10 @@ class Faults:
             with Run(self.workdir, limit=limit) as run:
                 target = min(progress(self.workdir) + self.rng.randint(0, max(3, self.last // 10)), self.last - 2)
                 if limit or (run.until(target, self.rng) and self._ripe(run, kind)):
-                    row = getattr(self, f'_{kind}')(run)
+                    try:
+                        row = getattr(self, f'_{kind}')(run)
+                    except subprocess.TimeoutExpired as error:
+                        row = Row(kind, self._where(), 'HANGS', '?', True, False, True, f'{error}: {run.said[-300:]}')
                     if row is not None:
                         row.kept &= before <= finished(self.workdir) | self._reopened()
                         return self._noted(row)
@@ -289,6 +292,8 @@ class Faults:
             found = differences(self.workdir, self.whole)
         else:
             found = [f'exit status {run.process.returncode}: {run.said[-300:]}']
+            if not self.open:  # by no fault of ours: it would fail again, for ever
+                raise SystemExit(f'{self.workdir} failed by itself, {found[0]}')
         for row in self.open:
             row.same, row.problem = not found, '; '.join([row.problem, *found]).strip('; ')
         self.open = []
@@ -383,6 +388,7 @@ class Faults:
             if older or 'cannot be checked' in said:
                 run.process.kill()
             run.process.wait()
+            said = run.said  # all of it
         if older:
             told = f'set aside, step {max(int(each.name) for each in older)} used' if 'is damaged' in said else 'SILENT'
             return Row(kind, where, told, '1', True, False, silent='is damaged' not in said)
@@ -423,6 +429,8 @@ class Faults:
         run.process.wait()
         copy = self.folder / f'beside-{len(self.rows)}'
         shutil.copytree(self.workdir, copy, symlinks=True)
+        # Else the grades may be on the disk already, and no grader is asked
+        shutil.rmtree(copy / 'checkpoints' / stage / 'rollouts', ignore_errors=True)
         with Run(copy, ('--stage', stage), env=env) as other:
             status = other.process.wait(timeout=900)
         lines = [m for m in timeless(copy / 'metrics.jsonl') if m['stage'] == stage]
@@ -465,8 +473,8 @@ class Faults:
         stage, step = found
 
         def told(lines, step):
-            at = next((i for i, m in enumerate(lines) if m['policy/skipped']), None)
-            return 'policy/skipped is 1 there' if at is not None else 'SILENT', at
+            there = [i for i, m in enumerate(lines) if m['step'] == step and m['policy/skipped'] and m['loss'] is None]
+            return ('policy/skipped is 1 there', there[0]) if there else ('SILENT', None)
 
         return self._beside(run, 'nan', {NAN: f'{stage}:{step}'}, stage, step, told)
 
@@ -479,13 +487,11 @@ class Faults:
 
         def told(lines, step):
             at = next((i for i, m in enumerate(lines) if m.get('grader/timeout')), None)
-            if at is None and not flag.exists():  # of an evaluation, whose summary counts it
-                at = step - 1
-                return 'counted in summary.json', at
             return 'grader/timeout is 1 there' if at is not None else 'SILENT', at
 
         try:
-            return self._beside(run, 'hang', {HANG: str(flag)}, stage, step, told)
+            row = self._beside(run, 'hang', {HANG: str(flag)}, stage, step, told)
+            return None if flag.exists() else row  # it met no grader, as in a phase with other rewards: another moment
         finally:
             flag.unlink(missing_ok=True)
 

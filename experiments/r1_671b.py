@@ -22,10 +22,11 @@ not published: named sets stand in their place (docs/data.md has their licences)
 Distillation into the six students, which have other tokenizers, is experiments/distill_*.py; the pipelines of Qwen have a student
 of the same family in them.
 
-Hardware: 512 chips of 192 GB (TPU v7) as 64 × 8. Of each, weights and Adam take 19.4 GiB, gradients and reference 6.5 GiB each; the
-layers' inputs of one row of 67,584 tokens 55 GiB; in sampling, the latent cache of 16 rows 71 GiB. The experts that 8,192 outputs passed,
-which updates replay, take up to 514 GB of the host's memory. DeepSeek used 512 H800 of 80 GB (secondary), with experts and latents split
-over chips as r1jax does not split them.
+Hardware: 512 chips of 96 GB (TPU v5p) as expert 64 × sequence 2 × tensor 4. Of each, weights and Adam take 14.7 GiB, gradients and
+reference 4.9 GiB each; the layers' inputs of its half of a row of 34,816 tokens 28 GiB; in sampling, weights in bfloat16 14.0 GiB and the
+latent cache of 16 rows 37 GiB. R1-Zero's last phase has rows of 67,584 tokens, 55 and 71 GiB: larger chips (192 GB, TPU v7), or a `pool`.
+The experts that 8,192 outputs passed, which updates replay, take up to 514 GB of the host's memory. DeepSeek used 512 H800 of 80 GB
+(secondary), with the latents' cache split over chips as r1jax does not split it.
 NOT YET RUN. Expected, from the report: R1-Zero's pass@1 on AIME 2024 from 15.6 % to 71.0 % (cons@16 to 86.7 %) with responses that grow to
 ten thousand tokens; R1 79.8 % on AIME 2024, 97.3 % on MATH-500, 71.5 % on GPQA Diamond.
 """
@@ -53,6 +54,7 @@ from r1jax.config import (
     Pointwise,
     Recipe,
     RowConfig,
+    Rules,
     SampleConfig,
     Stage,
     Stored,
@@ -119,7 +121,8 @@ class Sizes:
 PAPER = Sizes(
     name='r1_671b',
     base='DeepSeek-V3-Base',  # report §2: 671B parameters, 37B of them active
-    mesh=MeshConfig(fsdp=64, tensor=8),  # ours; as many chips as DeepSeek's 64 × 8 H800 (secondary)
+    # ours; as many chips as DeepSeek's 64 × 8 H800 (secondary). The latents' side of q_b and kv_b is split too: 3.3 billion weights
+    mesh=MeshConfig(expert=64, sequence=2, tensor=4, rules=Rules(latent=('fsdp', 'expert', 'sequence'))),
     student='',  # see the head of this file
     student_rate=0.0,
     max_prompt=2048,  # ours

@@ -41,7 +41,7 @@ while true; do
   case $(state) in
   ACTIVE)
     # 2: bad input is the same again. The status of a command is not passed on by gcloud, so it is printed
-    on_all "$SETUP" && on_all "$run; status=\$?; [ \$status -ne 2 ] || touch /tmp/r1jax-bad-input; exit \$status" && break
+    on_all "$SETUP" && on_all "rm -f /tmp/r1jax-bad-input; $run; status=\$?; [ \$status -ne 2 ] || touch /tmp/r1jax-bad-input; exit \$status" && break
     on_all 'test ! -e /tmp/r1jax-bad-input' || [ "$(state)" != ACTIVE ] || exit 2
     ;;
   '') create || exit 1 ;;

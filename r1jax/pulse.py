@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-PATIENCE = 5.0  # seconds after the stacks are written, in which other processes write theirs
+PATIENCE = 15.0  # three ticks: seconds after the stacks are written, in which other processes write theirs
 
 _last = time.monotonic()
 

@@ -27,7 +27,7 @@ from tiny import MODEL
 
 from r1jax import sharding
 from r1jax.checks import validate
-from r1jax.config import MeshConfig
+from r1jax.config import MLA, MeshConfig, MoE, Rules
 from r1jax.plan import hlo
 from r1jax.sample.engine import Ran
 from r1jax.settings import load_recipe
@@ -95,16 +95,26 @@ def test_a_program_s_products_and_collectives_are_counted_as_often_as_they_run()
     assert {kind: n for (kind, _), n in moved.items()} == {'all-gather': 5 * 4 * 4 * 16}
 
 
-def test_the_decoding_loop_gathers_no_weights():
+LATENT = dataclasses.replace(
+    MODEL, heads=4, kv_heads=4, head_dim=64, mla=MLA(kv_rank=64, q_rank=64, rotary=16, value=48), moe=MoE(8, 3, 64)
+)
+
+
+@pytest.mark.parametrize(
+    ('model', 'rules', 'weight'),
+    [(MODEL, Rules(), 512 * MODEL.kv_heads * MODEL.head_dim), (LATENT, Rules(latent=('fsdp',)), 64 * 4 * 64)],
+    ids=['grouped queries', 'latent attention, experts'],
+)
+def test_the_decoding_loop_gathers_no_weights(model, rules, weight):
     """What was split for training is gathered once, before the loop. Compiled for a mesh of CPUs; the script does so for TPUs."""
-    mesh = sharding.make_mesh(MeshConfig(fsdp=4, tensor=2))
-    model = dataclasses.replace(MODEL, width=512)  # so that the smallest weight is larger than what activations move
-    text = tpu_compile.sample_program(model, mesh, questions=4, samples=2, prompt=6, new=8).as_text()
+    mesh = sharding.make_mesh(MeshConfig(fsdp=4, tensor=2, rules=rules))
+    model = dataclasses.replace(model, width=512)  # so that the smallest weight is larger than what activations move
+    with sharding.ruled(rules):
+        text = tpu_compile.sample_program(model, mesh, questions=4, samples=2, prompt=6, new=8).as_text()
     _, moved = hlo.Program(text, lambda loop: 1).total()
     inside = {scope: n for (kind, scope), n in moved.items() if kind == 'all-gather' and 'decode/while' in scope}
     before = sum(n for (kind, scope), n in moved.items() if kind == 'all-gather' and 'decode/while' not in scope)
-    weight = 4 * model.width * model.kv_heads * model.head_dim // 2  # the smallest matrix's part of a device, bytes
-    assert max(inside.values(), default=0) < weight < before
+    assert max(inside.values(), default=0) < 4 * weight // 2 < before  # the smallest matrix's part of a device, bytes
 
 
 def test_what_partial_rollouts_cost_is_read_from_their_metrics(tmp_path):

@@ -47,18 +47,18 @@ def main() -> None:
     with mesh:
         model = llama_params.create_model_from_safe_tensors(a.model, config, mesh, dtype=jnp.float32)
     tokenizer = AutoTokenizer.from_pretrained(a.model)
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     ends, plain, begin = [0] * a.batch, samplers.Sampler._sample, samplers.Sampler.init_sample_state
 
     def begun(self, *args, **kwargs):
         state = begin(self, *args, **kwargs)
         return dataclasses.replace(state, positions=state.positions.at[:, -1].set(jnp.array(ends)))
 
-    def exact(self, logits, eos_ids, cache, sampler_state):
+    def exact(self, logits, eos, cache, sampler_state):
         n = sampler_state.decoding_step + 2 - PROMPT  # new tokens with this one
         last, ids = (sampler_state.positions[:, -1] == n)[:, None, None], jnp.arange(w['vocab'])
-        banned = jnp.where(last, ids != eos, (ids == eos) | (ids == pad))  # it masks by the padding id
-        return plain(self, jnp.where(banned, -jnp.inf, logits[:, -1:]), eos_ids, cache, sampler_state)
+        banned = jnp.where(last, ids != end, (ids == end) | (ids == pad))  # it masks by the padding id
+        return plain(self, jnp.where(banned, -jnp.inf, logits[:, -1:]), eos, cache, sampler_state)
 
     samplers.Sampler._sample, samplers.Sampler.init_sample_state = exact, begun
     cache = samplers.CacheConfig(PROMPT + NEW + 2, w['layers'], w['kv'], w['hd'])
@@ -69,7 +69,7 @@ def main() -> None:
         rows = sizes + [sizes[-1]] * (a.batch - len(sizes))  # the last batch runs the same program
         ends[:] = [new for _, new in rows]
         prompts = [words[size] for size, _ in rows]
-        out = sampler(prompts, NEW + 2, max_prompt_length=PROMPT, temperature=1.0, top_p=1.0, seed=0, eos_tokens=[eos])
+        out = sampler(prompts, NEW + 2, max_prompt_length=PROMPT, temperature=1.0, top_p=1.0, seed=0, eos_tokens=[end])
         assert [len(row) + 1 for row in out.tokens] == ends  # it drops the end token
         return sum(new for _, new in sizes)
 

@@ -65,6 +65,10 @@ def split(model: ModelConfig, mesh: MeshConfig) -> Iterator[Row]:
         axis = name.removeprefix('moe.')
         fits = size % mesh.ways(axis) == 0
         yield fits, f'{field}={size} is split over {parts(mesh, axis)}, so it must be a multiple of it'
+    for field in ('kv_rank', 'q_rank') if model.mla else ():
+        size = getattr(model.mla, field)
+        fits = size % mesh.ways('latent') == 0
+        yield fits, f'mla.{field}={size} is split over {parts(mesh, "latent")}, so it must be a multiple of it'
 
 
 def parts(mesh: MeshConfig, *logical: str) -> str:

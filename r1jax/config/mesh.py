@@ -14,6 +14,7 @@ _TOKENS = ('batch', 'length')
 _APART = {
     'batch': ('length',),
     'embed': ('vocab', 'heads', 'hidden'),
+    'latent': ('heads',),
     'vocab': _TOKENS,
     'heads': _TOKENS,
     'hidden': (*_TOKENS, 'expert'),
@@ -39,15 +40,15 @@ class Rules:
     hidden: tuple[Axis, ...] = ('tensor',)  # of the SwiGLU, of one expert, and of experts that all tokens pass
     expert: tuple[Axis, ...] = ('expert',)
     head_dim: tuple[Axis, ...] = ()
-    latent: tuple[Axis, ...] = ()  # MLA
+    latent: tuple[Axis, ...] = ()  # MLA: what q_b and kv_b read; for the largest models as `embed`
     rank: tuple[Axis, ...] = ()  # of adapters
     layers: tuple[Axis, ...] = ()
     micro: tuple[Axis, ...] = ()  # microbatches
     norm: tuple[Axis, ...] = ()
 
     def __post_init__(self):
-        for name in ('batch', 'embed', 'vocab', 'heads', 'hidden', 'expert'):
-            for other in _APART.get(name, ()):
+        for name in _APART:
+            for other in _APART[name]:
                 if both := sorted({*getattr(self, name)} & {*getattr(self, other)}):
                     raise ValueError(
                         f'{name} and {other} meet in one array, so they cannot both be split over {both[0]}'

@@ -227,6 +227,7 @@ def for_few_rows(params: Params, dtype: str) -> Params:
             ways('heads', 'kv_heads', 'hidden') == 1
         )  # else the halves of a product would lie on other devices than their use
         out = {n: w[n] for n in w if n.endswith(('_norm', '_bias')) or n == 'router'}
+        out |= {n: constrain(w[n], *(None,) * w[n].ndim) for n in ('router', 'router_bias') if n in w}
         out |= {n: moe.for_few_rows(n, w[n], dtype) for n in moe.NAMES if n in w}
         products = {}
         if 'kv_b' in w:

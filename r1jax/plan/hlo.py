@@ -319,8 +319,9 @@ class Program:
     def moved(self, kind: str, i: Instruction) -> int:
         """Bytes of the gathered array, of the array before it is scattered or reduced: what passes through a device, about."""
         if kind == 'all-gather':
-            shapes = dims(i.shape)
-            return max(_BYTES[t] * math.prod(d) for t, d in shapes)
+            # several may be joined in one; the shape of one that is begun lists what goes in, too
+            begun = i.operands if i.op.endswith('-start') else ()
+            return size(i.shape) - sum(size(self.shapes[o]) for o in begun)
         operands = i.operands[:1] if kind == 'ragged-all-to-all' else i.operands
         return sum(size(self.shapes[o]) for o in operands)
 

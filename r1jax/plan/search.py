@@ -60,9 +60,14 @@ def best(
     devices, plans, known = topology.devices(), [], {} if known is None else known
     for each in order[: TRIES + count]:
         say(f'{_told(each)}: by shapes {each.bytes / 1e9:.1f} GB')
-        plans.append(of_stage(each.stage, each.stage.mesh, topology, devices, models, mean, known, say))
+        try:
+            plans.append(of_stage(each.stage, each.stage.mesh, topology, devices, models, mean, known, say))
+        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:  # the compiler does not take it
+            say(f'{_told(each)}: does not compile: {str(error).splitlines()[0]}')
         if sum(plan.fits for plan in plans) == count:
             break
+    if not plans:
+        raise BadInput(f'{stage.name}: none of the {len(order[: TRIES + count])} best meshes compiles')
     return sorted(plans, key=lambda plan: (not plan.fits, plan.loop or math.inf))
 
 
@@ -163,7 +168,7 @@ class _Shapes:
             with sharding.ruled(cfg.rules):
                 mesh, total = sharding.abstract_mesh(cfg), 0.0
                 for shape, axes in self.arrays:
-                    names = [None if whole and name == 'embed' else name for name in axes]
+                    names = [None if whole and name in ('embed', 'latent') else name for name in axes]
                     total += math.prod(sharding.named(mesh, *names).shard_shape(shape))
             self.known[cfg, whole] = total
         return self.known[cfg, whole]
@@ -180,7 +185,9 @@ class _Shapes:
         mine, m, source = self.weights(cfg), self.model, stage.source
         held = 4 * mine
         if not isinstance(source, Collect) and not stage.lora:
-            held += 8 * mine + 4 * mine * bool(isinstance(stage.loss, GRPO | DPO) and stage.loss.beta)
+            compared = bool(isinstance(stage.loss, GRPO | DPO) and stage.loss.beta)
+            held += 8 * mine * ('optimizer' not in stage.offload)
+            held += 4 * mine * compared * ('reference' not in stage.offload)
         fullest = held
         if isinstance(source, (OnPolicy, Collect)):
             sample = source.sample
@@ -189,11 +196,16 @@ class _Shapes:
             fullest += self.cache(1, sample.pool, cfg) if sample.pool else self.cache(sample.slots, size, cfg)
         if stage.rows:
             tokens = stage.rows.per_microbatch * stage.rows.length / cfg.ways('batch', 'length')
-            kept = 4 * tokens * m.width * m.layers
+            kept = 4 * tokens * m.width * m.layers * (m.remat != 'offload')
             active = m.moe.active + m.moe.shared if m.moe else 0
             hidden = max(m.hidden, active * m.moe.hidden if m.moe else 0) / cfg.ways('hidden')
             inside = 4 * tokens * (8 * m.width + active * m.width * 2 + 4 * hidden)
-            fullest = max(fullest, held + (0 if stage.lora else 4 * mine) + kept + inside)
+            grads = 0 if stage.lora else 4 * mine
+            fullest = max(fullest, held + grads + kept + inside)
+            if 'optimizer' in stage.offload:  # the moments come at the end of a step
+                fullest = max(fullest, held + grads + 8 * mine)
+            if 'reference' in stage.offload:  # for its pass, which keeps nothing
+                fullest = max(fullest, held + 4 * mine + inside)
         return fullest
 
     def seconds(self, stage: Stage, cfg: MeshConfig, topology: Topology, w: work.Work) -> float:
