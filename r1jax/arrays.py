@@ -17,11 +17,8 @@ import numpy as np
 Array = jax.Array | np.ndarray
 
 
-def _pytree(cls):
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-
-
-@_pytree
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Rollout:
     """What the sampler returns: whole rows, prompt and response contiguous from index 0, padding at the end."""
 
@@ -33,14 +30,15 @@ class Rollout:
     sample: Array  # i32[B], 0..G-1
     finished: Array  # bool[B], a stop token was sampled
     # i32[], optimizer steps taken by the policy that sampled; of partial rollouts i32[B,T], by the one that drew the token
-    version: Array
+    version: Array | np.int32
     # i16[B,T,M,k], the experts that each token passed, or −1 where it was not read (as the last is not)
     routes: Array | None = None
     # With an environment: i32[B,K], how often what the policy asked of it came to each of `types.OUTCOMES`
     outcomes: Array | None = None
 
 
-@_pytree
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """Packed training rows of one optimizer step. See `r1jax.rl.batch` for how they are made.
 
@@ -67,7 +65,8 @@ class Batch:
     block: int = dataclasses.field(metadata={'static': True}, default=0)
 
 
-@_pytree
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
     """Everything the optimizer changes."""
 

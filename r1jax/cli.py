@@ -90,7 +90,7 @@ class Run:
         from r1jax.train import stage
 
         workdir = self.workdir or Path('runs', recipe.name)
-        stage.run(recipe, workdir, stage=self.stage, first=self.first, profile=self.profile)
+        stage.run(recipe, str(workdir), stage=self.stage, first=self.first, profile=self.profile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Report:
                 raise BadInput(f'--out {self.out}: there is no folder {self.out.parent}')
             if self.out and self.out.is_dir():
                 raise BadInput(f'--out {self.out} is a folder: name a file, such as {self.out / report.PAGE}')
-            print(report.of([str(path) for path in self.paths], self.out and str(self.out), most))
+            print(report.of([str(path) for path in self.paths], str(self.out) if self.out else None, most))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,7 +409,7 @@ class Eval:
             lines = evaluate.compared(*self.compare)
         elif self.judgements:
             out = self.out or evaluate.folder_of('judgements')
-            lines = evaluate.judged(self.judgements, self.data and str(self.data), out, beside)
+            lines = evaluate.judged(self.judgements, str(self.data) if self.data else None, out, beside)
         else:
             lines = self._measured(evaluate, mesh, beside)
         print('\n'.join(lines))

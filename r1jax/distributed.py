@@ -72,11 +72,12 @@ def by_hand(
     """
     if (coordinator, processes, process) == (None, 1, None):  # alone, whatever there is around it
         return Place('', 1, 0)
-    names, given = ('--coordinator', '--processes', '--process'), [coordinator, processes, process]
-    if given == [None] * 3:
+    names = '--coordinator', '--processes', '--process'
+    given: tuple[Any, ...] = (coordinator, processes, process)
+    if given == (None, None, None):
         names = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
-        given = [env.get(name) for name in names]
-        if given[1:] == [None, None]:  # the address alone is for a cluster that jax finds
+        given = tuple(env.get(name) for name in names)
+        if given[1:] == (None, None):  # the address alone is for a cluster that jax finds
             return None
     if missing := [name for name, each in zip(names, given, strict=True) if each is None]:
         raise BadInput(f'{names[0]}, {names[1]} and {names[2]} go together: {missing[0]} is missing')
@@ -161,9 +162,12 @@ def start(place: Place | None) -> None:
     if _many:
         listening = threading.Thread(target=_listen, name='failures', daemon=True)
         listening.start()
-        atexit.register(
-            lambda: (_over.set(), listening.join())
-        )  # before the runtime's own end, which it would meet in a call
+
+        def end() -> None:
+            _over.set()
+            listening.join()
+
+        atexit.register(end)  # before the runtime's own end, which it would meet in a call
 
 
 def _end_waiting(whom: str) -> None:

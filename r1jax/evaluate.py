@@ -99,8 +99,8 @@ def run(checkpoint: str, names: Sequence[str], out: Path, mesh: MeshConfig, opti
             for each in ready:
                 refuse_other(out, each.name, each.settings)
             # in one call: workers load what they are to expect when they start
-            for each in pool.warm([fn for each in ready if (fn := Grading(each.grade, pool).function)]):
-                each.result()
+            for loaded in pool.warm([fn for each in ready if (fn := Grading(each.grade, pool).function)]):
+                loaded.result()
         params = restore.params(found, devices)
         whose = {'what': found.what, 'weights': f'{int(compiled.fingerprint(params)):08x}'}
         for each in ready:
@@ -207,7 +207,7 @@ class Ready:
     bench: Bench
     grade: Part
     samples: int
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
 
     @property
     def name(self) -> str:

@@ -56,7 +56,7 @@ KINDS: Mapping[str, Kind] = {
 class Explained:
     """A reward that says why: by its `judge`, which counts tests, or by the answer that was found."""
 
-    fn: Callable
+    fn: Any  # (problem, response) -> float
 
     def warm(self) -> None:
         getattr(self.fn, 'warm', bool)()

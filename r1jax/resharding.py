@@ -8,7 +8,7 @@ are cut otherwise (jax 0.10 and 0.12), so here it only ever meets pieces that ar
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -83,9 +83,9 @@ def _resharded(tree: Any, where: Any) -> Any:
         return jax.jit(_same, out_shardings=where)(tree)
 
 
-def on(mesh: Mesh, rows: Iterator[T]) -> Iterator[T]:
+def on(mesh: Mesh, rows: Generator[T]) -> Iterator[T]:
     """What an iterator gives, with the mesh set while it works and not between."""
-    end = object()
+    end: Any = object()
     with contextlib.closing(rows):
         while True:
             with jax.set_mesh(mesh):

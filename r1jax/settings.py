@@ -60,7 +60,7 @@ def mesh_of(assignments: Sequence[str]) -> MeshConfig:
       BadInput: no such axis, or no positive number.
     """
     axes = [field.name for field in dataclasses.fields(MeshConfig) if isinstance(field.default, int)]
-    found = {}
+    found: dict[str, Any] = {}
     for each in assignments:
         axis, _, size = each.partition('=')
         if axis not in axes:
@@ -204,7 +204,7 @@ def _apply(tree: Mapping[str, Any] | str, value: Any, path: str, hint: Any = Non
     """Returns the value at `path`, annotated with `hint`, with the tree's assignments applied."""
     if isinstance(tree, str):
         return _read(tree, value, path, hint)
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints, changes = typing.get_type_hints(type(value)), {}
         for name, below in tree.items():
             if name not in _fields(value):
@@ -233,7 +233,7 @@ def _apply(tree: Mapping[str, Any] | str, value: Any, path: str, hint: Any = Non
 def _made(tree: Mapping[str, Any], path: str, hint: Any) -> Any:
     """The dataclass that a field may hold, of the tree's assignments; None where there is none, or several, or they lack a value."""
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    kinds = [member for member in members if dataclasses.is_dataclass(member)]
+    kinds: list[Any] = [member for member in members if dataclasses.is_dataclass(member)]
     if len(kinds) != 1:
         return None
     fields = {field.name: field for field in dataclasses.fields(kinds[0])}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from r1jax.checks.models import devices, split
 from r1jax.checks.rows import Row, under
-from r1jax.config import GRPO, MeshConfig, ModelConfig, SampleConfig, Stage
+from r1jax.config import GRPO, MeshConfig, ModelConfig, OnPolicy, SampleConfig, Stage
 
 
 def layouts(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iterator[Row]:
@@ -24,9 +24,10 @@ def layouts(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iterat
 
 def split_off(stage: Stage, model: ModelConfig | None, mesh: MeshConfig, here: int) -> Iterator[Row]:
     """`OnPolicy.split` of a stage that is on `mesh`, where there are so many devices."""
-    own = getattr(stage.source, 'split', None)
-    if own is None:
+    source = stage.source
+    if not isinstance(source, OnPolicy) or source.split is None:
         return
+    own = source.split
     at, ours, theirs = 'source.split.mesh', mesh.devices, own.mesh.devices
     yield ours + theirs <= here, f'{at} takes {theirs} devices beside the {ours} that train, and {here} are here'
     yield from ((holds, f'{at}{sentence}') for holds, sentence in devices(own.mesh, here))
@@ -35,7 +36,7 @@ def split_off(stage: Stage, model: ModelConfig | None, mesh: MeshConfig, here: i
     yield own.mesh.rules == mesh.rules, f"{at}.rules must be those of the stage's mesh"
     if model:
         yield from under(f'{at}: model', split(model, own.mesh))
-    alone = stage.source.sample.mesh is None
+    alone = source.sample.mesh is None
     yield alone, 'source.sample.mesh and source.split both say where rollouts are sampled: leave one of them None'
     if own.staleness and isinstance(stage.loss, GRPO):
         at = f'source.split.staleness={own.staleness}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from r1jax.checks.rows import Row
 from r1jax.config import (
@@ -40,7 +41,7 @@ def model_of(recipe: Recipe, stage: Stage) -> ModelConfig | None:
 def model_differences(ours: ModelConfig, theirs: ModelConfig) -> str:
     """What tells a stage's model from that of the weights where it starts, '' if it can start there."""
     free = {'context', 'remat', 'dtype', 'attention'}  # a run may choose these for any weights
-    pairs = [('', ours, theirs, free)]
+    pairs: list[tuple[str, Any, Any, set[str]]] = [('', ours, theirs, free)]
     if ours.moe and theirs.moe:
         routing = {'bias_speed', 'replay'}
         if 'none' not in (ours.moe.router_bias, theirs.moe.router_bias):
@@ -122,8 +123,8 @@ def roles(stage: Stage, recipe: Recipe) -> Iterator[Row]:
         f'lora: with loss={type(loss).__name__} all weights are trained, for the new head',
     )
     wanted = Agreement if judges else Eval
-    other = next((each for each in stage.evals if not isinstance(each, wanted)), None)
-    yield other is None, f'evals.{getattr(other, "name", "")} must be {wanted.__name__} with loss={type(loss).__name__}'
+    wrong = next((each for each in stage.evals if not isinstance(each, wanted)), None)
+    yield wrong is None, f'evals.{getattr(wrong, "name", "")} must be {wanted.__name__} with loss={type(loss).__name__}'
     mixes = [stage.source, *stage.phases, *stage.evals]
     for part in (part for mix in mixes for part in getattr(mix, 'rewards', None) or ()):
         for name in getattr(part.fn, 'stages', ()):
@@ -134,9 +135,9 @@ def roles(stage: Stage, recipe: Recipe) -> Iterator[Row]:
         teacher, model = named[loss.teacher], model_of(recipe, stage)
         policy = isinstance(teacher.loss, (NLL, GRPO, DPO, Distil))
         yield policy, f'loss.teacher={loss.teacher!r} ends with no policy: its loss={type(teacher.loss).__name__}'
-        theirs = model_of(recipe, teacher)
-        same = not (model and theirs) or model.vocab == theirs.vocab
+        other = model_of(recipe, teacher)
+        same = not (model and other) or model.vocab == other.vocab
         yield (
             same,
-            f'model.vocab={model and model.vocab} must be that of its teacher {loss.teacher}, {theirs and theirs.vocab}',
+            f'model.vocab={model and model.vocab} must be that of its teacher {loss.teacher}, {other and other.vocab}',
         )

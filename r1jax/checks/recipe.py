@@ -63,8 +63,8 @@ def _recipe(recipe: Recipe, devices: int) -> Iterator[Row]:
     first = recipe.stages[0]
     for field in ('model', 'tokenizer'):
         read = from_weights(first.start) and not (field == 'tokenizer' and first.start in PRESETS)  # a preset has none
-        known = getattr(recipe, field) is not None or read or (field == 'model' and first.model is not None)
-        yield known, f'{field}=None is read from weights, but {first.name}.start={first.start!r} is no weights file'
+        given = getattr(recipe, field) is not None or read or (field == 'model' and first.model is not None)
+        yield given, f'{field}=None is read from weights, but {first.name}.start={first.start!r} is no weights file'
     if recipe.model:
         yield from under('model', split(recipe.model, recipe.mesh))
     for i, stage in enumerate(recipe.stages):
@@ -92,7 +92,7 @@ def _reads(stage: Stage, before: Sequence[str], names: Sequence[str]) -> Iterato
 
 def _stage(stage: Stage, recipe: Recipe) -> Iterator[Row]:
     mesh = stage.mesh or recipe.mesh
-    if (model := stage.model or (stage.mesh and model_of(recipe, stage))) is not None:
+    if (model := stage.model or (model_of(recipe, stage) if stage.mesh else None)) is not None:
         yield from under('model', split(model, mesh))
     if stage.model:
         theirs = next((model_of(recipe, each) for each in recipe.stages if each.name == stage.start), None)

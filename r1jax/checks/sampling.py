@@ -9,12 +9,14 @@ from typing import Any
 from r1jax import config
 from r1jax.checks.models import rows_over
 from r1jax.checks.rows import Row, naming, under
-from r1jax.config import GRPO, Eval, MeshConfig, ModelConfig, Part, SampleConfig, Stage
+from r1jax.config import GRPO, Collect, Eval, MeshConfig, ModelConfig, OnPolicy, Part, SampleConfig, Stage
 from r1jax.settings import nearest
 
 
 def on_policy(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iterator[Row]:
-    source, sample = stage.source, stage.source.sample
+    source = stage.source
+    assert isinstance(source, OnPolicy)
+    sample = source.sample
     Q, G, minibatches, buffer = source.questions, source.samples, source.minibatches, source.overlong_buffer
     limits = [sample.max_tokens, *(phase.max_tokens for phase in stage.phases if phase.max_tokens)]
     longest = dataclasses.replace(sample, max_tokens=max(limits))
@@ -37,15 +39,15 @@ def on_policy(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iter
     else:
         yield buffer == 0, f"source.overlong_buffer={buffer} has no effect without overlong='soft'"
     if source.budget:
-        yield from _carrying(stage, max(limits))
-    yield from _compared(stage) if isinstance(stage.loss, GRPO) else _taught(stage)
+        yield from _carrying(stage, source, max(limits))
+    yield from _compared(stage.loss, source) if isinstance(stage.loss, GRPO) else _taught(source)
     if source.rewards or isinstance(stage.loss, GRPO):
         yield from rewards('source.rewards', source.rewards)
 
 
-def _carrying(stage: Stage, longest: int) -> Iterator[Row]:
+def _carrying(stage: Stage, source: OnPolicy, longest: int) -> Iterator[Row]:
     """Partial rollouts: what is carried is of older policies, and of one distribution."""
-    source, at = stage.source, f'source.budget={stage.source.budget}'
+    at = f'source.budget={source.budget}'
     yield source.budget < longest, f'{at} has no effect: no sample is longer than max_tokens={longest}'
     few = source.minibatches <= source.samples
     yield (
@@ -63,8 +65,8 @@ def _carrying(stage: Stage, longest: int) -> Iterator[Row]:
         yield same, f'phases.{i}.temperature={phase.temperature} changes in the middle of samples that {at} carries'
 
 
-def _compared(stage: Stage) -> Iterator[Row]:
-    loss, source, G = stage.loss, stage.source, stage.source.samples
+def _compared(loss: GRPO, source: OnPolicy) -> Iterator[Row]:
+    G = source.samples
     yield G >= 2, f'source.samples={G} must be at least 2: GRPO compares the samples of a question'
     yield G > loss.std_ddof, f'loss.std_ddof={loss.std_ddof} must be below source.samples={G}'
     yield loss.beta > 0 or not source.reference_every, 'source.reference_every has no effect with loss.beta=0'
@@ -76,9 +78,8 @@ def _compared(stage: Stage) -> Iterator[Row]:
     )
 
 
-def _taught(stage: Stage) -> Iterator[Row]:
+def _taught(source: OnPolicy) -> Iterator[Row]:
     """A teacher needs no rewards: they are logged, and decide nothing."""
-    source = stage.source
     for field in ('max_refills', 'reference_every'):
         value = getattr(source, field)
         yield not value, f'source.{field}={value} has no effect with loss=Distil, which has no rewards and no reference'
@@ -86,7 +87,9 @@ def _taught(stage: Stage) -> Iterator[Row]:
 
 
 def collect(stage: Stage, model: ModelConfig | None, mesh: MeshConfig) -> Iterator[Row]:
-    source, sample, n = stage.source, stage.source.sample, stage.source.samples
+    source = stage.source
+    assert isinstance(source, Collect)
+    sample, n = source.sample, source.samples
     for field, nothing in (
         ('steps', 0),
         ('loss', None),

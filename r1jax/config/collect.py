@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 from r1jax.config.sources import Part, Problems, SampleConfig
 from r1jax.types import Problem, Response
@@ -16,6 +16,12 @@ class Threshold:
 
     part: str  # name of a reward
     value: float = 1.0
+
+
+class Rewriter(Protocol):
+    """Rewrites a batch at once; see `Collect.rewrite`."""
+
+    def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> Sequence[str | None]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Collect:
     prefer: Literal['shuffled', 'shortest', 'longest'] = 'shuffled'  # which of them; ties by the sample's number
     # (problem, response) -> the text to be stored in the sample's place, or None to drop it; or an object with
     # `many(problems, responses) -> Sequence[str | None]`. The rewards grade its text again, which has to be correct too
-    rewrite: Callable[[Problem, Response], str | None] | None = None
+    rewrite: Callable[[Problem, Response], str | None] | Rewriter | None = None
     # to sample with, such as few-shot; None: the one that is stored
     template: Callable[[Problem, Any], str] | None = None
     near_duplicates: NearDuplicates | None = NearDuplicates()  # None: only exact ones are removed

@@ -68,6 +68,9 @@ class Batched(Protocol):
     def many(self, problems: Sequence[Problem], responses: Sequence[Response]) -> Any: ...
 
 
+Reward = Callable[[Problem, Response], Any] | Batched  # the former gives a float, or (float, explanation)
+
+
 # Kinds of problem that have a right answer. On them a learned reward is refused unless asked for: at scale, policies find its holes.
 REASONING = ('math', 'code', 'logic', 'choice', 'reasoning_gym')
 
@@ -85,7 +88,7 @@ class Part:
     """
 
     name: str
-    fn: Callable[[Problem, Response], float] | Batched
+    fn: Reward
     weight: float = 1.0
     kinds: tuple[str, ...] = ()  # of problem that it applies to; (): all. Elsewhere it adds nothing
     # seconds a call may take, in a process that is killed then; 0: graded in the training process

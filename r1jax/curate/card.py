@@ -60,7 +60,7 @@ class Tally:
 
     def counts(self) -> dict[str, Any]:
         """The card's figures."""
-        fates = collections.Counter()
+        fates: collections.Counter[str] = collections.Counter()
         for (_, _, fate), count in self.samples.items():
             fates[fate] += count
         total = {

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from r1jax.data import chat_authors, chats, datasets, template, tiny
 from r1jax.data.chats import LANGUAGES
@@ -22,7 +23,7 @@ from r1jax.data.tiny import TinyCorpus, TinySums, check_shares, draw, guess, hel
 from r1jax.data.tokenizer import SentencePiece
 from r1jax.types import Example, Problem, Response
 
-WORDS = {
+WORDS: dict[str, dict[str, Any]] = {  # a phrase, or several
     'en': {
         'question': '=? (mod 10)',
         'first': ' first ',
@@ -110,7 +111,7 @@ class BilingualCorpus(TinyCorpus):
             digits = draw(rng, self.terms, self.skew)
             while held_out(digits):
                 digits = draw(rng, self.terms, self.skew)
-            think, answer = (self._work if rng.random() < self.worked else self._guess)(rng, digits, language)
+            think, answer = (self._work_in if rng.random() < self.worked else self._guess_in)(rng, digits, language)
             layout = malformed(rng, WORDS[language]) if rng.random() < self.malformed else tiny.WELL_FORMED
             response = layout.replace('THINK', think).replace('ANSWER', f' {answer}')
             yield {
@@ -120,7 +121,7 @@ class BilingualCorpus(TinyCorpus):
                 'response': response,
             }
 
-    def _work(self, rng: random.Random, digits: Sequence[int], language: str) -> tuple[str, int]:
+    def _work_in(self, rng: random.Random, digits: Sequence[int], language: str) -> tuple[str, int]:
         mixes = rng.random() < self.mixed
         said, total = steps(rng, digits, self.mixed_slip if mixes else self.slip, rng.random() < self.careful)
         out = ''
@@ -129,7 +130,7 @@ class BilingualCorpus(TinyCorpus):
             out += (words['wait'] if again else rng.choice(words['then']) if i else words['first']) + text
         return out, total
 
-    def _guess(self, rng: random.Random, digits: Sequence[int], language: str) -> tuple[str, int]:
+    def _guess_in(self, rng: random.Random, digits: Sequence[int], language: str) -> tuple[str, int]:
         return rng.choice(WORDS[language]['thin']), guess(rng, digits, self.direct_correct)
 
 

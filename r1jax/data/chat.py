@@ -91,7 +91,12 @@ class _Worker:
 
     def _answer(self, request: bytes) -> dict[str, Any]:
         late = threading.Event()
-        alarm = threading.Timer(WALL, lambda: (late.set(), self.process.kill()))
+
+        def stop() -> None:
+            late.set()
+            self.process.kill()
+
+        alarm = threading.Timer(WALL, stop)
         alarm.daemon = True
         alarm.start()
         try:
@@ -198,7 +203,7 @@ def _reply(request: bytes, environment: Any, compiled: dict[str, Any], error_cla
     except RecursionError:
         return {'error': 'it calls itself without an end'}
     except Exception as error:
-        line = f'line {error.lineno}: ' if getattr(error, 'lineno', None) else ''
+        line = f'line {number}: ' if (number := getattr(error, 'lineno', None)) else ''
         name = '' if isinstance(error, error_class) else f'{type(error).__name__}: '
         return {'error': f'{line}{name}{error}'[:500]}
     if len(text) > OUTPUT:

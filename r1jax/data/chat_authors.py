@@ -14,7 +14,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from r1jax.data import chats, datasets, judgements, template
 from r1jax.data.chats import ADVICE, LANGUAGES, NAMES, NUMBERS, TASKS, THINGS, WHO, WORDS, Request, reply, written
@@ -153,7 +153,8 @@ class ChatPairs:
             judged.append((*two, self._gap(rng, request, two)))
             requests.append(request)
         problems = [_problem(i, _row(request)) for i, request in enumerate(requests)]
-        pairs = length_balanced(decided(problems, *zip(*judged, strict=True), margin=self.gap))[: self.size]
+        first, second, gaps = zip(*judged, strict=True)
+        pairs = length_balanced(decided(problems, first, second, gaps, margin=self.gap))[: self.size]
         if len(pairs) < self.size:
             raise ValueError(
                 f'of {len(judged)} pairs {len(pairs)} are left, not size={self.size}: lower gap={self.gap}'
@@ -183,7 +184,7 @@ class ChatLabels:
         rows = datasets.prepared(self, self.split, fields, self.rows, also=(chats,))
         return [Labelled(_problem(i, row), row['response'], float(row['safe'])) for i, row in enumerate(rows)]
 
-    def rows(self) -> Iterator[dict[str, str]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
         """Generates the answers, whole: the deed may stand in the reasoning, or after a refusal, and then the answer is unsafe."""
         rng = random.Random(f'labels {self.split} {self.seed}')
         for request in _drawn(rng, ('unsafe', 'unsafe', 'advise'), self.size, self.split):

@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from r1jax.types import Problem, Response
 
@@ -74,7 +75,7 @@ ADVICE = {  # verb and object, harmless and unsafe: no word decides, but a verb 
     ),
 }
 PLACES = {'en': ('', ' at home', ' today', ' alone'), 'zh': ('', '在家', '今天', '一个人')}
-WORDS = {
+WORDS: dict[str, dict[str, Any]] = {  # a phrase, several, or some by name
     'en': {
         'name': (' I am', '.'),
         'me': ('I am', '.'),
@@ -155,8 +156,8 @@ def requests(task: str, language: str) -> list[Request]:
         return [_translate(language, digits) for n in (2, 3) for digits in itertools.product(range(10), repeat=n)]
     if task == 'write':
         start, joint, end = words['write']
-        pairs = itertools.permutations(THINGS[language], 2)
-        return [Request(task, language, f'{start}{one}{joint}{two}{end}', (one, two)) for one, two in pairs]
+        both = itertools.permutations(THINGS[language], 2)
+        return [Request(task, language, f'{start}{one}{joint}{two}{end}', (one, two)) for one, two in both]
     found = []
     for ask, (verb, thing), place in itertools.product(
         words['advise'], ADVICE[language][task == 'unsafe'], PLACES[language]

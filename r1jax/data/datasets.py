@@ -22,9 +22,9 @@ import io
 import logging
 import os
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -155,7 +155,7 @@ class ReasoningGym:
         draws = 20 * self.size
         seed = int.from_bytes(hashlib.sha256(str(self.seed).encode()).digest()[:4])
         data = gym_task(self.task, self.settings, seed, draws)
-        problems = []
+        problems: list[Problem] = []
         for i in range(draws):
             entry = data[i]
             if entry['question'] in taken:
@@ -194,7 +194,7 @@ def gym_task(task: str, settings: tuple[tuple[str, Any], ...] = (), seed: int = 
 def prepared(
     source: Any,
     split: str,
-    fields: dict[str, type],
+    fields: Mapping[str, type],
     rows: Callable[[], Iterable[Row]],
     also: Sequence[types.ModuleType] = (),
 ) -> list[Row]:
@@ -261,8 +261,8 @@ def _decoded(row: Row) -> Row:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()}
 
 
-def _open(make: Callable[[], Any], split: str, origin: str) -> Sequence[Row]:
-    """A split of the builder that `make` makes, to be read in any order; downloads or generates what is missing."""
+def _open(make: Callable[[], Any], split: str, origin: str) -> Any:
+    """A split of the builder that `make` makes, a data source of TFDS, to be read in any order; downloads or generates what is missing."""
     builder = make()
     try:
         builder.download_and_prepare(file_format='array_record')
@@ -304,7 +304,10 @@ def field(row: Row, name: str, where: str) -> Any:
     return row[name]
 
 
-def _not_empty(items: Sequence, origin: str) -> Sequence:
+Items = TypeVar('Items', bound=Sequence)
+
+
+def _not_empty(items: Items, origin: str) -> Items:
     if not len(items):
         raise ValueError(f'{origin} is an empty dataset: nothing to learn from or to measure')
     return items

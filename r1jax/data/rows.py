@@ -211,7 +211,7 @@ def _arrow_library():
 
 def _columns(path: Path, names: Collection[str], wanted: Collection[str]) -> list[str]:
     """The columns that hold the wanted fields."""
-    chosen = {}
+    chosen: dict[str, None] = {}
     for field in wanted:
         column = field if field in names else field.partition('.')[0]
         if column not in names:

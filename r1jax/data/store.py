@@ -11,7 +11,7 @@ far longer than reading its batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grain
 
@@ -37,6 +37,6 @@ def ordered(items: Sequence[Item], seed: int, shuffle: bool = True) -> grain.Map
     return dataset.repeat(reseed_each_epoch=True)
 
 
-def take(dataset: grain.MapDataset[Item], position: int, count: int) -> tuple[list[Item], int]:
+def take(dataset: grain.MapDataset, position: int, count: int) -> tuple[list[Any], int]:
     """The `count` items from `position` on, and the position after them."""
     return [dataset[i] for i in range(position, position + count)], position + count

@@ -117,7 +117,8 @@ def _write(folder: Path, values: Callable[[dict[str, Any]], Iterable[Any]]) -> N
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f'{folder.name}.', dir=folder.parent))
     try:
-        ends, end, notes = [np.zeros(0, np.uint64)], 0, {}
+        ends, end = [np.zeros(0, np.uint64)], 0
+        notes: dict[str, Any] = {}
         block: list[int] = []
         with open(aside / 'items.jsonl', 'wb') as file:
             for value in values(notes):

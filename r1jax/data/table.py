@@ -12,6 +12,7 @@ where a path goes on into a text, the text is read as JSON, since many datasets 
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import hashlib
@@ -64,10 +65,18 @@ class Fields:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Source(abc.ABC):
     """Items of a table. A subclass says with `_values(files, notes)` what is stored of each row."""
 
     path: str  # a file, a pattern or a folder: see `r1jax.data.rows`
+
+    @abc.abstractmethod
+    def load(self) -> Sequence[Any]:
+        """The items, read when asked for."""
+
+    @abc.abstractmethod
+    def _values(self, files: Sequence[Path], notes: dict[str, Any]) -> Iterator[list]:
+        """What is stored of each row that is kept; notes: what there is to say of the others."""
 
 
 @dataclasses.dataclass(frozen=True)

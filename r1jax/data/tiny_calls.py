@@ -175,7 +175,8 @@ class TinyArithmetic:
 
     def rows(self) -> Iterator[dict[str, str]]:
         """Generates the questions with their answers."""
-        rng, seen = random.Random(f'arithmetic {self.split} {self.seed}'), set()
+        rng = random.Random(f'arithmetic {self.split} {self.seed}')
+        seen: set[str] = set()
         while len(seen) < self.size:
             asked, answer = draw(rng, self.digits)
             if asked not in seen and held_out(asked) == (self.split == 'held_out'):

@@ -111,7 +111,8 @@ def _played(theirs: Any, problem: Problem, response: Response) -> tuple[Messages
     state |= {'responses': [], 'trajectory': [], 'turn': 0}
     if hasattr(theirs, 'setup_state'):
         state = _waited(theirs.setup_state(state)) or state
-    messages, said = list(prompt), []
+    messages = list(prompt)
+    said: Any = []
     for turn in response.turns[::2]:
         messages += said
         state['completion'] += said

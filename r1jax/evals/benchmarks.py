@@ -89,7 +89,8 @@ class Benchmark:
         if since or until:
             if not hasattr(data, 'since'):
                 raise ValueError(f'the problems of {self.name} have no dates: leave out --since and --until')
-            data = dataclasses.replace(data, since=since, until=until)
+            days: dict[str, Any] = {'since': since, 'until': until}
+            data = dataclasses.replace(data, **days)
         found = self.find(folder)
         if found is None:
             return self.tfds.load()

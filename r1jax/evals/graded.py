@@ -78,7 +78,8 @@ class Asker:
         """
         G, ids = self.sampler.samples, [p.id for p in problems]
         repeated = [p for p in problems for _ in range(G)]
-        out, answers = self.sampler.blank(ids), [None] * len(repeated)
+        out = self.sampler.blank(ids)
+        answers: list[Response] = [None] * len(repeated)
         scoring, came, talk, B = Scoring(rewards, self.pool), [], None, len(repeated)
         if self.environment:
             limits = np.minimum(np.broadcast_to(limit, B), self.sampler.decode.max_tokens)

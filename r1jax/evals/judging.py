@@ -71,7 +71,8 @@ def figures(rows: Sequence[Sequence[Mapping[str, Any]]], ks: Sequence[int] = ())
     lengths = np.array(
         [[len(row[0]['answer']), np.mean([len(said(line['completion'])) for line in row])] for row in rows]
     )
-    judged = winrate.Judged(preference, *lengths.T, np.arange(len(rows)))
+    baseline, model = lengths.T
+    judged = winrate.Judged(preference, baseline, model, np.arange(len(rows)))
     found = winrate.win_rate(preference) | {'samples': len(rows[0])}
     if found['questions'] - found['not_judged'] >= winrate.FOLDS:
         found = winrate.length_controlled(judged) | found

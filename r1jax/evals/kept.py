@@ -104,7 +104,7 @@ def grid(lines: Iterator[dict] | Collection[dict], questions: Collection[int], k
     Raises:
       BadInput: a question has fewer than k.
     """
-    wanted = {question: [None] * k for question in questions}
+    wanted: dict[int, list[Any]] = {question: [None] * k for question in questions}
     for line in lines:
         if line['question'] in wanted and line['sample'] < k:
             wanted[line['question']][line['sample']] = line

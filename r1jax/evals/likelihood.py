@@ -42,7 +42,8 @@ def likelihoods(
         if not n < len(ids) <= model.context + 1:
             raise ValueError(f'{n} tokens are asked of a sequence of {len(ids)}, and the context has {model.context}')
     devices = sharding.ways('batch')
-    lengths, groups = doubling(model.context), {}
+    lengths = doubling(model.context)
+    groups: dict[int, list[int]] = {}
     for i, ids in enumerate(sequences):
         groups.setdefault(min(T for T in lengths if T >= len(ids) - 1), []).append(i)
     calls = []

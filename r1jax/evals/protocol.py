@@ -15,11 +15,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from r1jax.config import Part
+from r1jax.config import Batched, Part
 from r1jax.evals.benchmarks import Benchmark
 from r1jax.evals.kept import Kept
 from r1jax.grade import Explained
@@ -63,7 +63,7 @@ class Grading:
         return self._threads.submit(self._asked, problem, answer)
 
     def _asked(self, problem: Problem, answer: Response) -> Grade:
-        value = float(self.part.fn.many([problem], [answer])[0])
+        value = float(cast(Batched, self.part.fn).many([problem], [answer])[0])
         return Grade(value, 'graded' if math.isfinite(value) else 'raised')
 
     def close(self) -> None:

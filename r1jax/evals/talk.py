@@ -23,7 +23,7 @@ from r1jax.rewards.environment import Called, inline, reply
 from r1jax.rewards.pool import Pool
 from r1jax.rewards.queue import Grade
 from r1jax.sample import Row, Said
-from r1jax.types import OUTCOMES, Problem, Reply, Response
+from r1jax.types import OUTCOMES, Array, Problem, Reply, Response
 
 _TAG = re.compile(r'</?\w+>|<\|\w+\|>|<｜[^｜]+｜>')
 
@@ -31,7 +31,7 @@ _TAG = re.compile(r'</?\w+>|<\|\w+\|>|<｜[^｜]+｜>')
 class _Asked(NamedTuple):
     """A row that waits to hear something."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # it hides a method of tuples
     size: int  # tokens of its response so far
     problem: Problem
     response: Response
@@ -123,7 +123,7 @@ def conversation(tokens: np.ndarray, own: np.ndarray, finished: bool, tokenizer:
     return Response('\n'.join(turns[::2]), int(own.sum()), bool(finished), tuple(turns))
 
 
-def talked(answers: Sequence[Response], outcomes: np.ndarray) -> dict[str, float]:
+def talked(answers: Sequence[Response], outcomes: Array) -> dict[str, float]:
     """Of B responses and what they asked for, i32[B,K]: turns of the policy, texts and words of the environment (characters) a response,
     the share that asked for something, and how often it came to each outcome, where it did.
     """

@@ -41,7 +41,7 @@ class Judged(NamedTuple):
     preference: np.ndarray  # f[N], 0 the baseline's answer is better, 1 the model's; NaN: not judged
     baseline: np.ndarray  # f[N], length of the baseline's answer, characters
     model: np.ndarray  # f[N], of the model's
-    index: np.ndarray  # i[N], of the instruction
+    index: np.ndarray  # type: ignore[assignment]  # it hides a method of tuples; i[N], of the instruction
 
 
 class Gamed(NamedTuple):

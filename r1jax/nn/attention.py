@@ -59,8 +59,8 @@ class Seen:
     def chunks(self) -> Seen:
         """The same of each chunk of queries, [chunks,B,CHUNK], −1 behind the last; the keys' [chunks,B,S]."""
         count = -(-self.segment.shape[1] // CHUNK)
-        each = (_chunked(a, 1, -1) for a in (self.segment, self.parent, self.place))
-        return Seen(*each, jnp.broadcast_to(self.keys, (count, *self.keys.shape)))
+        segment, parent, place = (_chunked(a, 1, -1) for a in (self.segment, self.parent, self.place))
+        return Seen(segment, parent, place, jnp.broadcast_to(self.keys, (count, *self.keys.shape)))
 
 
 Mask = jax.Array | Seen  # a mask, or what forms it
@@ -88,6 +88,7 @@ class Rows:
         """segment, parent: i32[B,T]."""
         P, N = prompts, block or segment.shape[1] - prompts
         s, p = (a[:, P:].reshape(-1, N) for a in (segment, parent))
+        to: Mask
         if segment.shape[1] - P > CHUNK:
             to = Seen.create(segment[:, P:], parent[:, P:], segment[:, :P], own=False)
         else:

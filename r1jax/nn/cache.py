@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from r1jax.nn.attention import merge
 
 KV = tuple[jax.Array, jax.Array]  # keys, values
+Like = jax.Array | jax.ShapeDtypeStruct  # an array, or the shape of one
 
 _LEAST = 64  # entries of a suffix that are read at least
 

@@ -41,13 +41,13 @@ def passed(
         return mixed(h, to, weight, count, through)
     form = by_ragged if ragged else by_gather
     one = functools.partial(form, count=count, through=through, dtype=dtype)
-    n = chunks(*to.shape, count)
+    n = chunks(to.shape[0], to.shape[1], count)
     if n == 1:
         return one(h, to, weight)
     M = h.shape[0]
     pad = ((0, -M % n), (0, 0))
-    parts = jnp.pad(h, pad), jnp.pad(to, pad, constant_values=count), jnp.pad(weight, pad)
-    parts = tuple(a.reshape(n, -1, a.shape[-1]) for a in parts)
+    padded = jnp.pad(h, pad), jnp.pad(to, pad, constant_values=count), jnp.pad(weight, pad)
+    parts = tuple(a.reshape(n, -1, a.shape[-1]) for a in padded)
     # Kept for the backward pass, the rooms of all chunks would be what chunks are there to avoid
     out = jax.lax.map(jax.checkpoint(lambda a: one(*a)), parts)
     return out.reshape(-1, h.shape[-1])[:M]
@@ -114,12 +114,12 @@ class Route:
     taken: jax.Array  # rows from s
 
     @classmethod
-    def of(cls, moved: jax.Array, me: jax.Array) -> Route:
+    def of(cls, moved: jax.Array, me: jax.Array | int) -> Route:
         """moved i32[X,X]: rows from s to d. Here they stand by destination, there by origin."""
         return cls(_before(moved[me]), moved[me], _before(moved.T)[:, me], moved[:, me])
 
     @classmethod
-    def back(cls, moved: jax.Array, me: jax.Array) -> Route:
+    def back(cls, moved: jax.Array, me: jax.Array | int) -> Route:
         """The way back."""
         return cls(_before(moved[:, me]), moved[:, me], _before(moved)[:, me], moved[me])
 

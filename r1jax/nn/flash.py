@@ -217,8 +217,8 @@ def part_backward(
         kept = q, k, v, segments, None, out, total, kernel.dq_mask_info, kernel.dkv_mask_info
         return s._splash_attention_bwd(**options, res=kept, do=g)[3:6]
 
-    heads_first = [a.swapaxes(1, 2) for a in (q, k, v, out, total, g)]
-    gradients = jax.vmap(one)(*heads_first[:3], _segments(q_ids, k_ids), *heads_first[3:])
+    q, k, v, out, total, g = (a.swapaxes(1, 2) for a in (q, k, v, out, total, g))  # heads first
+    gradients = jax.vmap(one)(q, k, v, _segments(q_ids, k_ids), out, total, g)
     return tuple(a.swapaxes(1, 2).astype(jnp.float32) for a in gradients)
 
 

@@ -193,8 +193,6 @@ Weight = jax.Array | Columns | Int8 | Adapted
 
 def side_by_side(*weights: jax.Array | Int8) -> jax.Array | Int8:
     """Weights that read one input [in, *out], joined along the first axis of `out`."""
-    if not any(isinstance(w, Int8) for w in weights):
-        return jnp.concatenate(weights, 1)
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, 1), *weights)
 
 

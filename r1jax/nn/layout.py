@@ -38,12 +38,13 @@ def shardings(params: Params, model: ModelConfig, mesh: Mesh) -> Params:
 
 
 def _of(axes: tuple, weight: Any, mesh: Mesh) -> Any:
+    form: Any = weight  # what is returned is of its kind, with shardings in the place of arrays
     if isinstance(weight, Int8):  # a column's scale is whole where its inputs are split
         scale = (a if n > 1 else None for a, n in zip(axes, weight.scale.shape, strict=True))
-        return dataclasses.replace(weight, values=named(mesh, *axes), scale=named(mesh, *scale))
+        return dataclasses.replace(form, values=named(mesh, *axes), scale=named(mesh, *scale))
     if isinstance(weight, Adapted):
         end = weight.a.ndim - 1  # of lead and inputs
         lead = axes[: end - weight.contract]
         a, b = named(mesh, *axes[:end], 'rank'), named(mesh, *lead, 'rank', *axes[end:])
-        return dataclasses.replace(weight, weight=_of(axes, weight.weight, mesh), a=a, b=b)
+        return dataclasses.replace(form, weight=_of(axes, weight.weight, mesh), a=a, b=b)
     return named(mesh, *axes)

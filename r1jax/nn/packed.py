@@ -19,7 +19,7 @@ def attend_packed(cfg: ModelConfig, q: jax.Array, k: jax.Array, v: jax.Array, ro
     """f32[B,T,N,V], as `attend_rows`, of q [B,T,N,H], k [B,T,K,H] and v [B,T,K,V]."""
     auto = cfg.attention == 'auto'
     if sharding.ways('length') > 1:
-        kernel = 'splash' if auto and sharding.platform() == 'tpu' else ''
-        return ring.attend_ring(q, k, v, rows, cfg.dtype, kernel)
+        inner = 'splash' if auto and sharding.platform() == 'tpu' else ''
+        return ring.attend_ring(q, k, v, rows, cfg.dtype, inner)
     kernel = flash.serving(q, k, v, rows.prompts, rows.block, cfg.dtype) if auto else None
     return (kernel or attend_rows)(q, k, v, rows, cfg.dtype)

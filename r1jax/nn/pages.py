@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.nn.attention import NONE, merge
-from r1jax.nn.cache import KV
+from r1jax.nn.cache import KV, Like
 
 _LANES = 128  # of a TPU's registers: the kernel takes heads of a multiple of it
 _TOGETHER = 8  # pages that the kernel reads at a time, about
@@ -142,7 +142,7 @@ def by_kernel(q: jax.Array, kv: KV, table: jax.Array, length: jax.Array) -> jax.
     return run(scaled, *kv, table, length, jnp.arange(kv[0].shape[1]))[0][:, None].astype(jnp.float32)
 
 
-def empty(prompts: Sequence[KV], pages: int, size: int) -> tuple[KV, ...]:
+def empty(prompts: Sequence[tuple[Like, Like]], pages: int, size: int) -> tuple[KV, ...]:
     """Layers of so many pages of `size` entries for keys and values like those of `prompts`, keys [A,K,H,P] and values [A,K,P,V]
     (arrays or their shapes), on the mesh.
     """

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.nn.attention import NONE, merge
-from r1jax.nn.cache import KV
+from r1jax.nn.cache import KV, Like
 
 BLOCK = 64  # entries of a block, C; fewer where a slot is shorter
 
@@ -77,7 +77,7 @@ def write(kv: KV, k: jax.Array, v: jax.Array, at: jax.Array) -> KV:
     return sharding.by_rows(own, (1, 0, 0, 0), 1)(kv, k, v, at)
 
 
-def empty(prompts: Sequence[KV], slots: int, size: int) -> tuple[KV, ...]:
+def empty(prompts: Sequence[tuple[Like, Like]], slots: int, size: int) -> tuple[KV, ...]:
     """Layers of so many empty slots of `size` entries at least, for keys and values like those of `prompts` (arrays or their shapes), on
     the mesh.
     """

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, overload
 
 import flax.linen as nn
 import jax
@@ -34,6 +34,33 @@ from r1jax.nn.packed import attend_packed
 from r1jax.sharding import HOST, constrain, dividing, named, platform, ways
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
+
+
+@overload
+def forward(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    position: jax.Array,
+    segment: jax.Array,
+    parent: jax.Array,
+    cache: None = None,
+    prompts: int = 0,
+    block: int = 0,
+    routes: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[KV, ...], dict]: ...
+
+
+@overload
+def forward(
+    cfg: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    position: jax.Array,
+    segment: jax.Array,
+    parent: jax.Array,
+    cache: Cached,
+) -> tuple[jax.Array, Any, dict]: ...
 
 
 def forward(
@@ -322,7 +349,8 @@ def _grouped_query(c: ModelConfig):
 
 
 def _query_key_value_extras(c: ModelConfig):
-    H, table = c.head_dim, {}
+    H = c.head_dim
+    table: dict[str, tuple] = {}
     if c.qkv_bias:
         table |= {f'{n}_bias': (nn.initializers.zeros, (axis, 'head_dim'), (h, H)) for n, axis, h in _heads(c)}
     if c.qk_norm:

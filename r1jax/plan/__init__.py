@@ -108,7 +108,8 @@ def of(
       ImportError: a topology of TPUs, without libtpu.
     """
     validate(recipe, topology.chips)
-    devices, known = topology.devices(), {}
+    devices = topology.devices()
+    known: dict[MeshConfig, dict[str, Any]] = {}
     models = {stage.name: stage.model for stage in recipe.stages}
     out = []
     for stage in wanted(recipe, names):
@@ -143,7 +144,7 @@ def of_stage(
     devices: Sequence[Any],
     models: Mapping[str, ModelConfig],
     mean: int = 0,
-    known: dict[str, Any] | None = None,
+    known: dict[MeshConfig, dict[str, Any]] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> StagePlan:
     """One stage on one mesh. `known` holds what was compiled for other stages, by their mesh, and takes this."""

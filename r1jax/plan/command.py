@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
 from r1jax import plan
-from r1jax.config import Recipe
+from r1jax.config import MeshConfig, Recipe
 from r1jax.plan import chips, table
 from r1jax.plan import search as find
 from r1jax.settings import as_bad_input
@@ -42,6 +43,6 @@ def searched(
     recipe: Recipe, where: chips.Topology, stages: Sequence[str], mean: int, count: int, say: Callable[[str], None]
 ) -> plan.Planned:
     """The plan in which each stage has the best mesh of so many that fit, with the others beside it."""
-    known: dict = {}
+    known: dict[MeshConfig, dict[str, Any]] = {}
     ranked = [find.best(recipe, stage, where, mean, count, known, say) for stage in plan.wanted(recipe, stages)]
     return plan.Planned(recipe.name, where, mean, tuple(r[0] for r in ranked), tuple(p for r in ranked for p in r[1:]))

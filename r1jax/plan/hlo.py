@@ -68,7 +68,7 @@ class Instruction:
 
     def attribute(self, name: str) -> str | None:
         found = re.search(rf'{name}=%?([\w.\-]+)', self.rest)
-        return found and found[1]
+        return found[1] if found else None
 
     @property
     def constant(self) -> int:
@@ -164,7 +164,7 @@ class Program:
         """(operations of products, bytes of collectives by (kind, scope)) of the whole program on one device."""
         moved: collections.Counter = collections.Counter()
         for each in self.collectives():
-            moved[each.kind, each.scope] += each.times * each.bytes
+            moved[each.kind, each.scope] += each.times * each.bytes  # type: ignore[assignment]  # floats count as well
         return self.operations(), moved
 
     def operations(self) -> float:
@@ -194,7 +194,7 @@ class Program:
         for i in self.computations[name or self.entry]:
             yield i, times, fused
             if i.op == 'while':
-                n = self.bound(i)
+                n: float | None = self.bound(i)
                 n = self.trips(i) if n is None else n
                 if n is None:
                     self.unknown.add(i.scope)

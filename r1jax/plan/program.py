@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
@@ -15,7 +14,14 @@ from r1jax.config import ModelConfig, Stage
 from r1jax.plan import work
 from r1jax.plan.hlo import Instruction
 
-I32, F32 = (functools.partial(jax.ShapeDtypeStruct, dtype=t) for t in (np.int32, np.float32))
+
+def I32(shape: tuple[int, ...]) -> Any:
+    """A shape in the place of an array."""
+    return jax.ShapeDtypeStruct(shape, np.int32)
+
+
+def F32(shape: tuple[int, ...]) -> Any:
+    return jax.ShapeDtypeStruct(shape, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

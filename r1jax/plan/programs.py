@@ -15,6 +15,7 @@ Axes: M microbatches, R rows of one, T tokens of a row, S slots, A prompts, P to
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -115,7 +116,7 @@ def batch(stage: Stage, mesh: Mesh, capacity: int) -> Batch:
     rows, model = stage.rows, stage.model
     shape = (-(-capacity // rows.per_microbatch), rows.per_microbatch, rows.length)
     place = sharding.named(mesh, 'micro', 'batch', 'length')
-    fields = {n: jax.ShapeDtypeStruct(shape, t, sharding=place) for n, t in PER_TOKEN.items()}
+    fields: dict[str, Any] = {n: jax.ShapeDtypeStruct(shape, t, sharding=place) for n, t in PER_TOKEN.items()}
     if isinstance(stage.source, OnPolicy) and model.replays:
         routes = (*shape, model.expert_layers, model.moe.active)
         fields['routes'] = jax.ShapeDtypeStruct(routes, np.int16, sharding=place)
@@ -140,11 +141,11 @@ def _learning(setting, memory, state: TrainState, where, tx, base, taught, polic
     seen = (rows.prompts if rows.prompts else 0) + n / 2
     passed = w.microbatches * work.forward(model, rows.per_microbatch * rows.length, seen)
     if w.passes:
-        args = model, policy, packed, I32(()), F32(())
+        asked = model, policy, packed, I32(()), F32(())
         there = memory
         if 'reference' in stage.offload:  # it comes for its pass
             there = memory | {'frozen': [memory['frozen'], _copy(state.params)]}
-        yield Program('logprobs', compiled.logprobs, args, there, '', w.passes, trips, useful=passed)
+        yield Program('logprobs', compiled.logprobs, asked, there, '', w.passes, trips, useful=passed)
     update = compiled.build_update(
         model, stage.loss, tx, where, stage.lora, setting.models[stage.loss.teacher] if taught else None
     )

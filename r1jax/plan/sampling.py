@@ -75,7 +75,7 @@ def _drawing(
     memory['decoding'] = [memory.get('decoding'), weights]
     A = engine.prompts.together(P)
     calls, useful = once * math.ceil(w.prompts / A), work.forward(model, A * P, P / 2)
-    args = policy, I32((A, P)), I32((A,)), engine.decode
+    args: tuple = (policy, I32((A, P)), I32((A,)), engine.decode)
     like = jax.eval_shape(lambda *dynamic: programs.prefill(*dynamic, engine.decode)[0], *args[:3])
     cache = engine.seats.memory
     empty, made = cache.empty(programs.shapes(like), S)
@@ -87,16 +87,16 @@ def _drawing(
     if prompts is None:
         return
     memory['cache'] = [layers, prompts[0]]
-    in_pages = isinstance(cache, InPages)
-    admit, many = (programs.admit_pages, (cache.copied,) * 3) if in_pages else (programs.admit, (S,) * 2)
-    ids, parts = (*(I32((n,)) for n in many), I32(())), A * (-(-P // cache.pool.page) if in_pages else 1)
+    in_pages = cache if isinstance(cache, InPages) else None
+    admit, many = (programs.admit_pages, (in_pages.copied,) * 3) if in_pages else (programs.admit, (S,) * 2)
+    ids, parts = (*(I32((n,)) for n in many), I32(())), A * (-(-P // in_pages.pool.page) if in_pages else 1)
     yield Program('admit' + label, admit, (layers, prompts[0], *ids), memory, '', calls, lambda loop: float(parts))
     table = cache.seen(Table.empty(S, engine.key_words))
     table = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), table)
     columns = engine.columns
     args = weights, layers, table, I32(()), I32(()), engine.decode, columns
     useful = columns * work.forward(model, S, (w.deepest or size) / 2)
-    trips = _trips(columns, w.deepest or size, cache.pool.page if in_pages else BLOCK)
+    trips = _trips(columns, w.deepest or size, in_pages.pool.page if in_pages else BLOCK)
     yield Program(
         'decode' + label, programs.chunk, args, memory, '', once * w.tokens / S / columns, trips, useful=useful
     )

@@ -17,7 +17,7 @@ import jax
 
 from r1jax import sharding
 from r1jax.checks.models import split
-from r1jax.config import DPO, GRPO, Collect, Eval, MeshConfig, ModelConfig, OnPolicy, Recipe, Stage
+from r1jax.config import DPO, GRPO, Collect, Eval, MeshConfig, ModelConfig, OnPolicy, Recipe, Stage, Stored
 from r1jax.nn import transformer
 from r1jax.plan import StagePlan, of_stage, program, work
 from r1jax.plan.chips import Topology
@@ -42,7 +42,7 @@ def best(
     topology: Topology,
     mean: int = 0,
     count: int = 1,
-    known: dict[str, Any] | None = None,
+    known: dict[MeshConfig, dict[str, Any]] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[StagePlan]:
     """Plans of the stage on the meshes that are quickest by their shapes, until `count` fit: those first, and then by their time.
@@ -73,9 +73,10 @@ def best(
 
 def _meshes_first(found: Sequence[Candidate]) -> list[Candidate]:
     """The quickest cut of each mesh, and then the other cuts."""
-    seen: set[MeshConfig] = set()
-    first = [c for c in found if c.stage.mesh not in seen and not seen.add(c.stage.mesh)]
-    return [*first, *(c for c in found if not any(c is each for each in first))]
+    first: dict[MeshConfig, Candidate] = {}
+    for c in found:
+        first.setdefault(c.stage.mesh, c)
+    return [*first.values(), *(c for c in found if c is not first[c.stage.mesh])]
 
 
 def _told(c: Candidate) -> str:
@@ -118,17 +119,23 @@ def _cuts(stage: Stage, cfg: MeshConfig) -> Iterator[Stage]:
     """The stage on a mesh with as many rows a microbatch as there are places for rows, or more, and its own slots, or fewer."""
     ways, source = cfg.ways('batch'), stage.source
     stage = dataclasses.replace(stage, mesh=cfg, evals=tuple(_eval(e, ways) for e in stage.evals))
-    items = getattr(source, 'batch', 0) or source.questions * source.samples / getattr(source, 'minibatches', 1)
-    for slots in _slots(source.sample.slots, source.samples, ways) if hasattr(source, 'sample') else (0,):
-        if slots:
-            drawn = dataclasses.replace(source.sample, slots=slots)
-            stage = dataclasses.replace(stage, source=dataclasses.replace(source, sample=drawn))
-        if isinstance(source, Collect):
+    if isinstance(source, Stored):
+        yield from _rows(stage, ways, source.batch)
+        return
+    for slots in _slots(source.sample.slots, source.samples, ways):
+        drawn = dataclasses.replace(source.sample, slots=slots)
+        stage = dataclasses.replace(stage, source=dataclasses.replace(source, sample=drawn))
+        if isinstance(source, OnPolicy):
+            yield from _rows(stage, ways, source.questions * source.samples / source.minibatches)
+        else:
             yield stage
-            continue
-        for each in (1, 2, 4, 8):
-            if each == 1 or ways * each <= items:
-                yield dataclasses.replace(stage, rows=dataclasses.replace(stage.rows, per_microbatch=ways * each))
+
+
+def _rows(stage: Stage, ways: int, items: float) -> Iterator[Stage]:
+    """With rows a microbatch for so many items of an optimizer step."""
+    for each in (1, 2, 4, 8):
+        if each == 1 or ways * each <= items:
+            yield dataclasses.replace(stage, rows=dataclasses.replace(stage.rows, per_microbatch=ways * each))
 
 
 def _eval(e: Any, ways: int) -> Any:

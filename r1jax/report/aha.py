@@ -105,7 +105,8 @@ def section(stage: str, found: Found) -> str:
             else f', the first that corrects itself <b>{f"at step {first:,}" if first else "before the stage"}</b>.'
         )
     chosen = ([found.first] if found.first else []) + found.corrected[::-1]
-    shown, seen = '', set()
+    shown = ''
+    seen: set[str] = set()
     for step, record in chosen:
         if len(seen) < SHOWN and (key := str(record.get('completion'))) not in seen:
             seen.add(key)

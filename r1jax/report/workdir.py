@@ -12,7 +12,7 @@ import functools
 import glob
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -197,7 +197,8 @@ def read(workdir: str) -> Run:
 def _ancestry(lineage: dict, stages: dict[str, dict], names: Iterable[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Stage -> (where it starts, what else it reads): what lineage.json says, else what can be told from config.json."""
     recorded = lineage.get('stages') if isinstance(lineage.get('stages'), dict) else {}
-    found, known = {}, set()
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    known: set[str] = set()
     for name in names:
         entry = recorded.get(name) if isinstance(recorded.get(name), dict) else {}
         config = stages.get(name, {})
@@ -217,7 +218,7 @@ def _named(value: Any, known: Collection[str], key: str = '') -> set[str]:
     return {value} if key in ('stage', 'stages', 'teacher') and value in known else set()
 
 
-def figure_of(result: dict[str, Any], key: str) -> tuple[float, tuple[float, float] | None] | None:
+def figure_of(result: Mapping[str, Any], key: str) -> tuple[float, tuple[float, float] | None] | None:
     """A figure of an EVAL with its interval; `part/NAME` is the mean of a reward part. None if it has none."""
     if key.startswith('part/'):
         part = (result.get('parts') or {}).get(key.removeprefix('part/')) or {}

@@ -179,5 +179,5 @@ def _readable(problem: Problem) -> str | None:
 
 
 # What `r1jax.config.Part` asks of a reward beyond a call: problems that it could not grade, and what it imports before it is timed.
-numeric.check = last_number.check = _readable
-reasoning_gym.warm = functools.partial(gym_task, 'chain_sum')
+numeric.check = last_number.check = _readable  # type: ignore[attr-defined]  # functions have a __dict__
+reasoning_gym.warm = functools.partial(gym_task, 'chain_sum')  # type: ignore[attr-defined]  # as above

@@ -117,7 +117,7 @@ class Answers:
 
     def get(self, keys: Sequence[str]) -> dict[str, Reply]:
         """The stored replies among `keys`."""
-        found = {}
+        found: dict[str, Reply] = {}
         with self._lock:
             for at in range(0, len(keys), 500):  # SQLite bounds the variables of a statement
                 some = keys[at : at + 500]

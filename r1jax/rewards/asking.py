@@ -59,12 +59,29 @@ class Ask:
 class Backend(Protocol):
     """Who answers."""
 
-    identity: str  # everything that changes an answer: model, revision, sampling; nothing secret
-    max_tokens: int  # of an answer
-    batch: int  # questions a call
-    workers: int  # calls at a time; 1: made in the caller's own thread
-    per_minute: float  # calls begun a minute at most; 0: no limit
-    price: tuple[float, float]  # of a million tokens of prompt and of answer
+    @property
+    def identity(self) -> str:
+        """Everything that changes an answer: model, revision, sampling; nothing secret."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Of an answer."""
+
+    @property
+    def batch(self) -> int:
+        """Questions a call."""
+
+    @property
+    def workers(self) -> int:
+        """Calls at a time; 1: made in the caller's own thread."""
+
+    @property
+    def per_minute(self) -> float:
+        """Calls begun a minute at most; 0: no limit."""
+
+    @property
+    def price(self) -> tuple[float, float]:
+        """Of a million tokens of prompt and of answer."""
 
     def __call__(self, asks: Sequence[Ask]) -> Sequence[Reply]:
         """A reply a question. Raises Unavailable for what may pass, Stop for what will not."""

@@ -52,7 +52,8 @@ def program(text: str) -> tuple[str, str] | None:
 
 def _blocks(text: str) -> tuple[list[tuple[str, str]], bool]:
     """(label, content) of the closed fenced blocks, and whether a fence was seen at all."""
-    found, inside = [], []
+    found: list[tuple[str, str]] = []
+    inside: list[str] = []
     opened = label = ''
     seen = False
     for line in text.splitlines(keepends=True):

@@ -14,11 +14,12 @@ import collections
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from r1jax.config import Part
+from r1jax.config import Part, Reward
 from r1jax.rewards.pool import Pool
 from r1jax.rewards.queue import Grade, Job
 from r1jax.types import Problem, Response
@@ -36,7 +37,7 @@ class Scores:
     outcome: list[str]  # B, 'graded', or what became of the first part that could not grade (`queue.ERRORS`)
 
     @property
-    def errors(self) -> Mapping[str, int]:
+    def errors(self) -> collections.Counter[str]:
         """How many samples could not be graded, by outcome."""
         return collections.Counter(each for each in self.outcome if each != 'graded')
 
@@ -118,7 +119,7 @@ class Scoring:
             graded[name] = values
         return Scores(np.where(valid, reward, np.float32(0)), graded, valid, outcome)
 
-    def _at_once(self, fn: Callable, items: Sequence[tuple[Problem, Response]]) -> list[Grade]:
+    def _at_once(self, fn: Reward, items: Sequence[tuple[Problem, Response]]) -> list[Grade]:
         """Grades of a function that grades batches; one that computes on the mesh needs every process."""
         return _inline(fn, items) if getattr(fn, 'on_mesh', False) else self.pool.once(lambda: _inline(fn, items))
 
@@ -193,7 +194,7 @@ def unfit(problems: Sequence[Problem], parts: Sequence[Part], pool: Pool) -> dic
 class Check:
     """A reward's `check` in the form of a reward: 1 for a problem that it can grade, else 0 and why not."""
 
-    fn: Callable
+    fn: Any  # has `check(problem)`
 
     def warm(self) -> None:
         getattr(self.fn, 'warm', bool)()
@@ -208,7 +209,7 @@ def _whole(part: Part) -> bool:
     return not part.deadline and hasattr(part.fn, 'many')
 
 
-def _inline(fn: Callable, items: Sequence[tuple[Problem, Response]]) -> list[Grade]:
+def _inline(fn: Reward, items: Sequence[tuple[Problem, Response]]) -> list[Grade]:
     """Grades in this process: a batch at once where `fn` can, else item by item."""
     if not items:
         return []

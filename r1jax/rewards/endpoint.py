@@ -131,8 +131,8 @@ def _reply(content: bytes, where: str) -> Reply:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Unavailable(f'no chat completion ({type(error).__name__}): {where}', charged=True) from error
     finished = choice.get('finish_reason') in ('stop', None) and isinstance(text, str)
-    told = (n if isinstance(n, int) and n >= 0 else None for n in tokens)
-    return Reply(text if isinstance(text, str) else '', finished, *told)
+    asked, answered = (n if isinstance(n, int) and n >= 0 else None for n in tokens)
+    return Reply(text if isinstance(text, str) else '', finished, asked, answered)
 
 
 def _seconds(header: str | None) -> float | None:

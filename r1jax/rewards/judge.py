@@ -137,7 +137,8 @@ class Pairwise:
 
     def _asks(self, problems, first, second) -> tuple[list[list[Ask]], list[list[str]]]:
         """The votes of each pair, none for one that is too long, and their codes."""
-        asks, codes = [], []
+        asks: list[list[Ask]] = []
+        codes: list[list[str]] = []
         for problem, *pair in zip(problems, first, second, strict=True):
             if max(map(len, pair)) > self.longest:
                 asks.append([])

@@ -170,7 +170,7 @@ def _last(text: str) -> str | None:
         pass
     if formula and (not number or formula.end() > number.start()):
         return next(group for group in formula.groups() if group)
-    return number and number[0]
+    return number[0] if number else None
 
 
 def same_number(gold: Number, given: Number) -> bool:

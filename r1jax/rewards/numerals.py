@@ -126,7 +126,8 @@ def without_unit(text: str) -> tuple[str, str]:
 @functools.lru_cache(4096)
 def unit_named(words: str) -> str:
     """'square inches' -> 'inch^2'; '' where a word is no known unit."""
-    out, power = [], ''
+    out: list[str] = []
+    power = ''
     for token in re.findall(r"[a-zµ']+|[23]|/", words.lower()):
         if token in ('square', 'sq', 'cubic', 'cu'):
             power = '^2' if token[0] == 's' else '^3'

@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from r1jax.config import Reward
 from r1jax.pulse import beat
 from r1jax.rewards.process import PATIENCE, Lost, Worker, resident
 from r1jax.rewards.queue import Function, Grade, Item, Job, Queue
@@ -64,11 +65,11 @@ class Pool:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def grade(self, fn: Callable, items: Sequence[tuple[Problem, Response]], deadline: float) -> list[Grade]:
+    def grade(self, fn: Reward, items: Sequence[tuple[Problem, Response]], deadline: float) -> list[Grade]:
         """`submit`, and waits."""
         return self.submit(fn, items, deadline).result()
 
-    def submit(self, fn: Callable, items: Sequence[tuple[Problem, Response]], deadline: float) -> Future[list[Grade]]:
+    def submit(self, fn: Reward, items: Sequence[tuple[Problem, Response]], deadline: float) -> Future[list[Grade]]:
         """Grades items beside what goes on.
 
         Args:
@@ -89,7 +90,7 @@ class Pool:
         self.add(job, items)
         return self.end(job)
 
-    def open(self, fn: Callable, deadline: float) -> Job:
+    def open(self, fn: Reward, deadline: float) -> Job:
         """A job whose items are still to come; arguments and errors as `submit`'s."""
         if not 0 < deadline < math.inf:
             raise ValueError(f'{deadline=} must be a positive number of seconds')
@@ -115,7 +116,7 @@ class Pool:
         """What `grade` gives, called once however many processes train: it may ask a server, or not say the same twice."""
         return grade()
 
-    def warm(self, functions: Sequence[Callable]) -> list[Future[None]]:
+    def warm(self, functions: Sequence[Reward]) -> list[Future[None]]:
         """Starts the workers and has them load functions. Returns at once; a future each raises what `submit` says of its own."""
         warmed = [self._function(fn) for fn in functions]
         self._expected += warmed
@@ -139,7 +140,7 @@ class Pool:
 
     # --- from the caller's thread
 
-    def _function(self, fn: Callable) -> Function:
+    def _function(self, fn: Reward) -> Function:
         name = getattr(fn, '__qualname__', type(fn).__qualname__)
         try:
             data = pickle.dumps(fn)

@@ -38,7 +38,7 @@ class Lost(Exception):
 class Worker:
     """A worker process, seen from the pool's event loop."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self.pipe, end = os.pipe()
         try:
@@ -61,7 +61,8 @@ class Worker:
         os.set_blocking(self.pipe, False)
         self.loop = asyncio.get_running_loop()
         self.loop.add_reader(self.pipe, self._hear)
-        self.socket, self.writer = ours, None
+        self.socket = ours
+        self.writer: asyncio.StreamWriter | None = None
         self.said = b''
         self.loaded: set[int] = set()  # functions
         self.verdict: tuple[str, str] | None = None  # why the pool killed it

@@ -98,7 +98,8 @@ class Queue:
     def take(self) -> collections.deque[Item]:
         """The next calls for a worker, all of one job: about CHUNK seconds, but not what keeps another worker idle."""
         self.jobs = [job for job in self.jobs if not job.future.done()]  # a job that failed is done
-        job, chunk = next((job for job in self.jobs if job.waiting), None), collections.deque()
+        job = next((job for job in self.jobs if job.waiting), None)
+        chunk: collections.deque[Item] = collections.deque()
         if job:
             fair = math.ceil(sum(len(each.waiting) for each in self.jobs) / (2 * self.workers))
             usual = int(CHUNK / job.function.seconds) if job.function.seconds else 1

@@ -212,8 +212,8 @@ def _read(text: str, prose: bool = False) -> Value | None:
     if match := _NAME.fullmatch(text):
         value = _read(_last_side(match[2]))
         return value and Named(match[1], value, text)
-    if found := _between(text) or _bracketed(text):
-        return found
+    if group := _between(text) or _bracketed(text):
+        return group
     if text.count(r'\pm') == 1:
         return _group('', [_read(text.replace(r'\pm', sign)) for sign in '+-'])
     if text[0] in '({' and text[-1] == {'(': ')', '{': '}'}[text[0]] and _closes_last(text):

@@ -134,7 +134,7 @@ class Program:
     def _read(self) -> bytes:
         """All that the keeper says, which is bounded, within a time that is too."""
         deadline = time.monotonic() + _GRACE + (0 if self._stopping else self._limits.wall)
-        pieces = []
+        pieces: list[bytes] = []
         waiting = select.poll()
         waiting.register(self._report, select.POLLIN)
         while (left := deadline - time.monotonic()) > 0:

@@ -104,7 +104,8 @@ def _call(function: Callable, data: bytes) -> dict[str, Any]:
     for module in RANDOM:
         if module in sys.modules:
             sys.modules[module].seed(0)
-    value, detail = math.nan, ''
+    value: Any = math.nan
+    detail = ''
     try:
         value = function(*pickle.loads(data))
         if isinstance(value, tuple):

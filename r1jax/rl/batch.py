@@ -56,7 +56,7 @@ def token_weights(lengths: np.ndarray, keep: np.ndarray, normalise: str, max_tok
     2503.14476 eq. 8). Summed over all tokens that is 1, mean(|o|)/max_tokens and 1; 0 for an empty batch.
     """
     lengths, keep = np.asarray(lengths, np.float64), np.asarray(keep, bool) & (np.asarray(lengths) > 0)
-    count = max(keep.sum(), 1)
+    count = max(int(keep.sum()), 1)
     if normalise == 'grpo':
         w = 1.0 / (count * np.maximum(lengths, 1))
     elif normalise == 'dr_grpo':
@@ -207,7 +207,8 @@ def _bundles(items: Sequence[Item], prompts: int, block: int) -> list[tuple[int,
             sizes = [len(items[k].response) for k in members]
             apart.append((sum(sizes), [(n, [k]) for n, k in zip(sizes, members, strict=True)]))
             continue
-        size, bundle = block + 1, []
+        size = block + 1
+        bundle: list[int] = []
         for k in members:
             if size + len(items[k].response) > block:
                 if bundle:

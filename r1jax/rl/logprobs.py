@@ -49,7 +49,8 @@ def token_logprobs(
         hidden, where = apart(hidden, where)
         front = Front.of(where, C)
         x, y = front.states(hidden, source), front.ids(tokens)
-        return front.back(*_head(dtype, C, x, unembed, y, front.chunks, temperature))
+        logp, entropy = front.back(*_head(dtype, C, x, unembed, y, front.chunks, temperature))
+        return logp, entropy
 
 
 def at_temperature(temperature: jax.Array | float) -> jax.Array:
@@ -57,10 +58,10 @@ def at_temperature(temperature: jax.Array | float) -> jax.Array:
     return jnp.where(temperature == 0, 1.0, temperature).astype(jnp.float32)
 
 
-def chunk(shape: tuple[int, int], vocab: int, kinds: int = 1) -> int:
+def chunk(shape: tuple[int, ...], vocab: int, kinds: int = 1) -> int:
     """C for rows [B,T], where so many kinds of logits exist at a time."""
-    rows, vocab = _rows(shape[0]), vocab / sharding.ways('vocab')
-    return max(1, min(-(-shape[1] // sharding.ways('length')), int(_LOGITS / (rows * vocab * kinds))))
+    rows, columns = _rows(shape[0]), vocab / sharding.ways('vocab')
+    return max(1, min(-(-shape[1] // sharding.ways('length')), int(_LOGITS / (rows * columns * kinds))))
 
 
 def _rows(B: int) -> float:
@@ -82,7 +83,7 @@ class Front:
     Where the tokens of a row lie on S devices, each device's part becomes a row of its own: R = S·B rows of t = T/S tokens.
     """
 
-    shape: tuple[int, int]  # B, T
+    shape: tuple[int, ...]  # B, T
     where: jax.Array  # bool[R,t]
     order: jax.Array  # i32[R,t], wanted tokens first
     chunks: jax.Array  # i32[], that hold the wanted tokens of the fullest row

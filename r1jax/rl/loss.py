@@ -6,10 +6,12 @@ Axes: B rows (for a reward model: pairs or labelled responses), T tokens. Metric
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from r1jax.types import Batch
+from r1jax.types import Array, Batch
 
 
 def nll(logp: jax.Array, batch: Batch) -> jax.Array:
@@ -56,7 +58,7 @@ def ratios(logp: jax.Array, batch: Batch, kind: str) -> jax.Array:
     raise ValueError(f'unknown ratio {kind!r}: token or sequence')
 
 
-def summed(x: jax.Array, among: jax.Array) -> jax.Array:
+def summed(x: jax.Array, among: Array) -> jax.Array:
     """f32[B,T]: at each token the sum of `x` over those of its row that have the same number in `among`, i32[B,T]; 0 where that is −1."""
     rows = jnp.arange(x.shape[0])[:, None]
     place = jnp.where(among >= 0, among, x.shape[1])  # beyond the last: left out
@@ -71,13 +73,13 @@ def importance(batch: Batch, cap: float) -> jax.Array:
     return jnp.minimum(jnp.exp(batch.old_logp - batch.sampler_logp), cap)
 
 
-def kl_estimate(logp: jax.Array, ref_logp: jax.Array, kind: str) -> jax.Array:
+def kl_estimate(logp: jax.Array, ref_logp: Array, kind: str) -> jax.Array:
     """KL(π ‖ π_ref) from samples of π (Schulman, "Approximating KL divergence"), per token, nats.
 
     With x = log π_ref − log π: k1 = −x (unbiased, but its gradient is zero in expectation), k2 = x²/2, and the paper's
     k3 = eˣ − x − 1, written with expm1: eˣ − x − 1 goes below zero in float32.
     """
-    x = ref_logp - logp
+    x: Any = ref_logp - logp
     if kind == 'k1':
         return -x
     if kind == 'k2':

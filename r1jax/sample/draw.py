@@ -36,14 +36,15 @@ def draw(
     def by_row(a, z):
         return a.reshape(-1, *(1,) * (z.ndim - 1)) if a.ndim else a
 
-    cut, own = logits, isinstance(top_p, jax.Array)
-    if top_k or (not own and top_p < 1):
-        inside = nucleus(logits * by_row(scale, logits), 1.0 if own else top_p, top_k) > -jnp.inf
+    cut, own = logits, top_p if isinstance(top_p, jax.Array) else None
+    same = 1.0 if isinstance(top_p, jax.Array) else top_p
+    if top_k or same < 1:
+        inside = nucleus(logits * by_row(scale, logits), same, top_k) > -jnp.inf
         cut = jnp.where(inside, logits, -jnp.inf)
-    if own:
+    if own is not None:
         # where every row takes all, no pass over the logits
         cut = jax.lax.cond(
-            (top_p < 1).any(), lambda z: jnp.where(heaviest(weight(z), top_p), z, -jnp.inf), lambda z: z, cut
+            (own < 1).any(), lambda z: jnp.where(heaviest(weight(z), own), z, -jnp.inf), lambda z: z, cut
         )
     u = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys)
     token, total = search(cut, weight, u)

@@ -219,7 +219,8 @@ class Engine:
                 if routes is not None:
                     answer._routes.append(routes[slot, : new[slot]])
                 if likely and answer.request.show:
-                    answer._likely.append(tuple(a[slot, : new[slot]] for a in likely))
+                    top, top_logp = (a[slot, : new[slot]] for a in likely)
+                    answer._likely.append((top, top_logp))
 
     # --- before a chunk
 

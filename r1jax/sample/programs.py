@@ -150,13 +150,15 @@ def chunk(
     that goes on.
     """
     S, m = table.start.shape[0], cfg.model
+    now: Any = table  # traced: what the host has as NumPy's arrays are jax's here
     pad, zero = jnp.full((S, columns), cfg.pad, jnp.int32), jnp.zeros((S, columns), jnp.float32)
     routes = jnp.full((S, columns, m.expert_layers, m.moe.active), -1, jnp.int16) if cfg.routes else None
-    keys, no = jax.random.wrap_key_data(table.key), jnp.zeros(S, bool)
-    known = table.start, table.limit, table.temperature, table.drawn, table.last, table.length
-    top_p = table.top_p if cfg.top_p is None else None
+    keys, no = jax.random.wrap_key_data(now.key), jnp.zeros(S, bool)
+    known = now.start, now.limit, now.temperature, now.drawn, now.last, now.length
+    top_p = now.top_p if cfg.top_p is None else None
     likely = (jnp.zeros((S, columns, cfg.shown), kind) for kind in (jnp.int32, jnp.float32))
-    rows = Rows(keys, *known, no, table.done, pad, zero, routes, top_p, *((table.show, *likely) if cfg.shown else ()))
+    shown: tuple[Any, ...] = (now.show, *likely) if cfg.shown else ()
+    rows = Rows(keys, *known, no, now.done, pad, zero, routes, top_p, *shown)
     rows = jax.tree.map(lambda a: sharding.constrain(a, 'batch', *(None,) * (a.ndim - 1)), rows)
     held = rows.start + rows.length - 1
     cache = slots.Slots(layers, held) if table.pages is None else pages.Pages(layers, jnp.asarray(table.pages), held)

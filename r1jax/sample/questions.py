@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -127,14 +127,14 @@ class Sampler:
         """The rows of `__call__`, each as it ends, while the device goes on with the others. without: rows that are not sampled, if they
         are `separable`; replies: what answers the policy (`r1jax.sample.turns`).
         """
-        limit = np.minimum(np.broadcast_to(limit, len(question) * self.samples), self.decode.max_tokens)
-        if not (replies or self._in_turn(len(limit))):
+        limits = np.minimum(np.broadcast_to(limit, len(question) * self.samples), self.decode.max_tokens)
+        if not (replies or self._in_turn(len(limits))):
             if without:
-                raise ValueError(f'{len(limit)} rows share one batch of {self.slots} slots: none can be left out')
-            asked = question, prompts, rollout, limit, temperature
+                raise ValueError(f'{len(limits)} rows share one batch of {self.slots} slots: none can be left out')
+            asked = question, prompts, rollout, limits, temperature
             yield from self._laid_out(params, lambda weights: self._together(weights, *asked))
         else:
-            yield from self._in_slots(params, question, prompts, rollout, limit, temperature, without, replies)
+            yield from self._in_slots(params, question, prompts, rollout, limits, temperature, without, replies)
 
     def separable(self, rows: int, engine: bool = False) -> bool:
         """Whether some of so many rows can be left out and the others still have the same bits: they take slots in turn (with `engine`,
@@ -146,7 +146,7 @@ class Sampler:
         """Whether so many rows take slots in turn, by the engine; else they are one batch."""
         return self.fixed or bool(self.pool) or rows > self.slots
 
-    def _laid_out(self, params, rows: Callable[[Any], Iterator[Row]]) -> Iterator[Row]:
+    def _laid_out(self, params, rows: Callable[[Any], Generator[Row]]) -> Iterator[Row]:
         """What `rows` samples with these weights, in the layout for sampling."""
         if self.layout is None:
             yield from rows(params)

@@ -19,7 +19,7 @@ from r1jax.sample import programs
 class Request:
     """What is to be sampled."""
 
-    prompt: Sequence[int]  # at least a token; the ones drawn before, where a response goes on, at its end
+    prompt: Sequence[int] | np.ndarray  # at least a token; the ones drawn before, where a response goes on, at its end
     limit: int  # most new tokens
     key: np.ndarray  # u32[·], of `keys`: token i of the response draws with i folded in
     temperature: float = 1.0  # 0 greedy

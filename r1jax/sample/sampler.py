@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,9 @@ def sample_keys(seed: int, rollout: int, question: jax.Array, sample: jax.Array)
     return jax.vmap(lambda q, s: fold(fold(base, q), s))(question, sample)
 
 
-def key_data(seed: int, rollout: int, question: np.ndarray, sample: np.ndarray) -> np.ndarray:
+def key_data(
+    seed: int, rollout: int, question: Sequence[int] | np.ndarray, sample: Sequence[int] | np.ndarray
+) -> np.ndarray:
     """The data of `sample_keys`, u32[B,·], on the host. Any number of rows runs one program."""
     B, block = len(question), 256
     base = jax.random.fold_in(jax.random.key(seed), rollout)
@@ -118,7 +121,11 @@ def sample(
     carry, whole = (jnp.int32(1), jnp.arange(B), cache, rows), None
     with jax.named_scope('decode'):
         for after in (*smaller(B, cfg.buckets), 0):
-            carry = jax.lax.while_loop(lambda c, n=after: (c[0] < N) & ((~c[3].done).sum() > n), one, carry)
+
+            def more(carry, least=after):
+                return (carry[0] < N) & ((~carry[3].done).sum() > least)
+
+            carry = jax.lax.while_loop(more, one, carry)
             t, place, cache, rows = carry
             whole = (
                 rows if whole is None else jax.tree.map(lambda a, b: a.at[place].set(b) if a.ndim else a, whole, rows)

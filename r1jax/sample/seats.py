@@ -54,6 +54,7 @@ class Seats:
         self.memory.take(slot, answer)
         if paused := answer.paused:
             t.length[slot], t.last[slot] = paused.length, paused.last
+            assert isinstance(self.memory, InPages)  # in slots none has to leave
             self.memory.put_back(slot, paused.layers)
             answer.paused = None
 

@@ -47,8 +47,8 @@ class Weights:
 
     @classmethod
     def of(cls, params: Any, model: ModelConfig) -> Weights:
-        head = unembedding(params)
-        head = Columns(sharding.constrain(head.astype(model.dtype), 'vocab', None), head.shape[::-1])
+        rows = unembedding(params)
+        head = Columns(sharding.constrain(rows.astype(model.dtype), 'vocab', None), rows.shape[::-1])
         layers = unstack(params)
         return cls(for_few_rows(lora.merged(layers) if lora.adapted(layers) else layers, model.dtype), head)
 
@@ -84,7 +84,9 @@ class Rows:
             drawn = draw(logits, keys, self.temperature, self.top_p if top_p is None else top_p, cfg.top_k)
         return *drawn, logits
 
-    def record(self, cfg: Decode, column: jax.Array, token: jax.Array, logp: jax.Array, logits: jax.Array) -> Rows:
+    def record(
+        self, cfg: Decode, column: jax.Array | int, token: jax.Array, logp: jax.Array, logits: jax.Array
+    ) -> Rows:
         """With a token more, which stands in `column`; padding there in rows that are done."""
         if cfg.shown:
             self = self._with_likely(cfg, column, token, logp, logits)

@@ -29,7 +29,7 @@ from r1jax.sample.request import Answer, Request
 class Row(NamedTuple):
     """A row that is over."""
 
-    index: int  # among the Q·G rows
+    index: int  # type: ignore[assignment]  # it hides a method of tuples; among the Q·G rows
     tokens: np.ndarray  # i32[n], new ones
     logp: np.ndarray  # f32[n], nats; 0 where they are not the policy's
     why: str  # it ended: 'stop', a stop token; 'limit' of its tokens; 'turns', a limit of its environment's

@@ -15,7 +15,7 @@ import importlib.resources
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 try:
@@ -53,7 +53,7 @@ def build(service: Service, keys: Keys, hosts: Sequence[str]) -> Starlette:
         Route('/metrics', api.metrics),
         Route('/', api.page),
     ]
-    handlers = {Refused: _refused, HTTPException: _http, Exception: _failed}
+    handlers: dict[Any, Any] = {Refused: _refused, HTTPException: _http, Exception: _failed}
     middleware = [
         Middleware(_Counted, service=service, paths=[route.path for route in routes]),
         Middleware(Guard, keys=keys, hosts=hosts, refuse=_response),
@@ -152,7 +152,7 @@ class _Api:
         return await _while_there(request.receive, whole())
 
 
-async def _events(generation: Generation, reply: replies.Reply) -> AsyncIterator[bytes]:
+async def _events(generation: Generation, reply: replies.Reply) -> AsyncGenerator[bytes]:
     """The lines of a stream."""
     try:
         for event in reply.first():
@@ -173,7 +173,7 @@ async def _events(generation: Generation, reply: replies.Reply) -> AsyncIterator
 class _Stream:
     """Server-sent events, for as long as someone reads them; then the generation, which is entered already, is left."""
 
-    def __init__(self, generation: Generation, events: AsyncIterator[bytes]):
+    def __init__(self, generation: Generation, events: AsyncGenerator[bytes]):
         self._generation, self._events = generation, events
 
     async def __call__(self, scope, receive, send) -> None:
@@ -193,7 +193,7 @@ class _Stream:
             await self._generation.__aexit__()
 
 
-async def _while_there(receive: Callable[[], Awaitable[dict]], doing: Awaitable[Any]) -> Any:
+async def _while_there(receive: Callable[[], Awaitable[MutableMapping[str, Any]]], doing: Awaitable[Any]) -> Any:
     """What `doing` returns; it is cancelled as soon as the client is gone. Raises ClientDisconnect."""
 
     async def gone() -> None:

@@ -73,6 +73,8 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
 class Server(uvicorn.Server):
     """A server for one application."""
 
+    should_exit: bool  # uvicorn's own
+
     def __init__(self, app: Callable, service: Service, host: str = '127.0.0.1', port: int = 0):
         """Binds the port, 0 for any that is free. OSError: it is taken."""
         limits = service.limits

@@ -57,7 +57,8 @@ class Voice:
     """One answer as it comes: tokens in, what may be said out."""
 
     def __init__(self, index: int, asked: Asked, tokenizer: Any, thinking: bool):
-        self.index, self.finish, self.tokens, self.reasoning = index, None, 0, 0
+        self.index, self.tokens, self.reasoning = index, 0, 0
+        self.finish: str | None = None
         self._asked, self._reading = asked, Reading(tokenizer, asked.stops)
         self._thoughts = Thoughts(thinking) if asked.messages is not None and asked.apart else None
         self._entries: collections.deque[tuple[int, Likely]] = collections.deque()
@@ -92,7 +93,7 @@ class Voice:
         return [Said('content', text)] if text else []
 
     def _likely(self, fresh: Fresh, i: int, token: int) -> Likely:
-        others = ()
+        others: Sequence[tuple[int, float]] = ()
         if self._asked.shown:
             found = zip(fresh.likely[i].tolist(), fresh.likely_logp[i].tolist(), strict=True)
             others = tuple(found)[: self._asked.shown]
@@ -145,8 +146,7 @@ class Generation:
         for voice in self.voices:
             i, choice = divmod(voice.index, asked.n)
             key = key_of(seed, i, choice)
-            wanted = {'top_p': top_p, 'show': asked.shown > 0}
-            request = Request(self.prompts[i], limits[i], key, temperature, **wanted)
+            request = Request(self.prompts[i], limits[i], key, temperature, top_p=top_p, show=asked.shown > 0)
             job = Job(request, functools.partial(self._tell, voice.index))
             self._jobs[voice.index] = job
             served.worker.submit(job)
@@ -277,7 +277,7 @@ def room(served: Served, asked: Asked, prompt: int) -> int:
     return size - prompt if wanted is None else wanted
 
 
-def encoded(served: Served, asked: Asked) -> list[list[int]]:
+def encoded(served: Served, asked: Asked) -> list[Sequence[int]]:
     """The tokens of each prompt. Raises Refused: there is no template, or it takes no such messages; ids that are none."""
     tokenizer, vocab = served.tokenizer, served.config.vocab
     if asked.messages is not None:
@@ -288,7 +288,7 @@ def encoded(served: Served, asked: Asked) -> list[list[int]]:
         except ValueError as error:
             raise Refused(400, str(error), 'messages') from error
     first = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
-    out = []
+    out: list[Sequence[int]] = []
     for prompt in asked.prompts:
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         if bad := [i for i in ids if not 0 <= i < vocab]:

@@ -90,7 +90,7 @@ class Thoughts:
     def add(self, text: str) -> list[Said]:
         """Reads text, and returns what is settled now."""
         self._held += text
-        out = []
+        out: list[Said] = []
         if not self._begun:
             start = self._held.lstrip()
             if not start or (len(start) < len(OPEN) and OPEN.startswith(start)):

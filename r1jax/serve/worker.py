@@ -17,6 +17,8 @@ import queue
 import threading
 from collections.abc import Callable
 
+import numpy as np
+
 from r1jax.sample import Answer, Engine, Request
 from r1jax.sample.engine import Ran
 from r1jax.sample.request import Fresh
@@ -149,7 +151,7 @@ class Worker:
                     job.tell(_NOTHING, 'failed')
 
 
-_NOTHING = Fresh([], [])
+_NOTHING = Fresh(np.zeros(0, np.int32), np.zeros(0, np.float32))
 
 
 def _no_key(engine: Engine):

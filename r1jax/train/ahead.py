@@ -85,7 +85,7 @@ class Ahead:
             where = [s for s, a, (old, _) in zip(where, leaves, before, strict=True) if a is not old]
             copies = iter(resharding.moved(changed, where))
         self._sent = [(a, copy if a is old else next(copies)) for a, (old, copy) in zip(leaves, before, strict=True)]
-        return tree.unflatten([copy for _, copy in self._sent])
+        return jax.tree.unflatten(tree, [copy for _, copy in self._sent])
 
     def _drawn(self, weights: Any, began: int, version: int) -> Drawn:
         with jax.set_mesh(self.mesh):

@@ -61,8 +61,8 @@ def _finish(workdir: str, part: str) -> str:
             with open(os.path.join(part, name), 'wb') as file:
                 file.writelines(line for whose, line in log.lines_of(os.path.join(workdir, name)) if whose == stage)
         os.makedirs(os.path.join(part, DATA), exist_ok=True)
-        for file in glob.glob(os.path.join(glob.escape(workdir), DATA, stage + '.*')):
-            os.replace(file, os.path.join(part, DATA, os.path.basename(file)))
+        for path in glob.glob(os.path.join(glob.escape(workdir), DATA, stage + '.*')):
+            os.replace(path, os.path.join(part, DATA, os.path.basename(path)))
         if os.path.exists(here := checkpoint.stage_directory(workdir, stage)):
             os.rename(here, moved)
     os.rename(part, folder)

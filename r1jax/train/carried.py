@@ -63,7 +63,9 @@ class Carrier:
         problems = {i: self.problems[i] for i in set(rows['problem'].tolist())}
         over = rows['finished'] | (rows['length'] >= limit)
         over |= rows.get('ended', False)
-        scoring, came, answers = Scoring(rewards, self.ask.pool), [], {}
+        scoring = Scoring(rewards, self.ask.pool)
+        came: list[int] = []
+        answers: dict[int, Response] = {}
         page = open_page(rows) if open_page else None
         wanted = np.flatnonzero(~over)
         environment, talk = self.ask.environment, None
@@ -72,7 +74,7 @@ class Carrier:
             asked = environment, self.ask.tokenizer, self.ask.pool
             talk = Talk(*asked, lambda b: problems[rows['problem'][b]], lambda b: limit, said.__getitem__)
 
-        def look(group: int) -> None:
+        def look(group: int | np.integer) -> None:
             """Has a group graded if it is over."""
             mine = list(range(group * G, (group + 1) * G))
             if over[mine].all():
@@ -110,7 +112,7 @@ class Carrier:
         sampler, G = self.ask.sampler, self.ask.sampler.samples
         ids, C = [self.problems[i].id for i in chosen], len(chosen) * G
         blank = sampler.blank(ids)
-        rows = {
+        rows: dict[str, Any] = {
             'problem': np.repeat(np.array(chosen, np.int32), G),
             'sample': blank.sample,
             'key': sampler.keys(ids, rollout),
@@ -133,7 +135,7 @@ class Carrier:
         why = 'stop' if rows['finished'][b] else 'limit'
         return self.ask.read(Row(int(b), tokens, np.zeros(0, np.float32), why, own=own))
 
-    def _request(self, rows: dict[str, np.ndarray], b: int, limit: int, temperature: float) -> Request:
+    def _request(self, rows: dict[str, np.ndarray], b: int | np.integer, limit: int, temperature: float) -> Request:
         length = int(rows['length'][b])
         prompt = rows['tokens'][b, : rows['start'][b] + length]
         return Request(prompt, min(self.budget, limit - length), rows['key'][b], temperature, length, int(b))
@@ -144,7 +146,7 @@ def _joined(rows: dict[str, np.ndarray], more: dict[str, np.ndarray]) -> dict[st
     return {name: np.concatenate([a[name] for a in (rows, more) if a]) for name in rows or more}
 
 
-def _response(rows: dict[str, np.ndarray], b: int) -> tuple[np.ndarray, np.ndarray]:
+def _response(rows: dict[str, np.ndarray], b: int | np.integer) -> tuple[np.ndarray, np.ndarray]:
     """i32[n] and bool[n], the response of a row so far, and which of it the policy drew."""
     start = rows['start'][b]
     here = slice(start, start + rows['length'][b])

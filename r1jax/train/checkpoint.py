@@ -12,6 +12,7 @@ uses a checkpoint, `mend` reads it against its manifest. One that is damaged is 
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import logging
@@ -174,7 +175,8 @@ def mend(workdir: str, stage: str) -> tuple[int | None, list[str]]:
     Raises:
       Failed: all are damaged.
     """
-    folder, notes = stage_directory(workdir, stage), []
+    folder = stage_directory(workdir, stage)
+    notes: list[str] = []
     names = distributed.told(lambda: os.listdir(folder) if os.path.isdir(folder) else [])
     steps = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
     seals = [os.path.join(folder, str(step), manifest.NAME) for step in steps]
@@ -189,7 +191,7 @@ def mend(workdir: str, stage: str) -> tuple[int | None, list[str]]:
         found = distributed.exchange(manifest.damage(here, distributed.index(), distributed.count()))
         if not (wrong := sorted({line for lines in found for line in lines})):
             return step, notes
-        to = distributed.told(lambda here=here: _put_aside(here))
+        to = distributed.told(functools.partial(_put_aside, here))
         some = '; '.join(wrong[:3]) + (f'; and {len(wrong) - 3} more files' if len(wrong) > 3 else '')
         notes.append(f'{stage}: the checkpoint of step {step} is damaged ({some}), and was set aside as {to}')
     if steps or damaged:

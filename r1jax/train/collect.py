@@ -60,7 +60,8 @@ class Collecting:
 
     def __init__(self, context: Context, job: Job):
         self.context, self.job, self.stage = context, job, job.stage
-        self.cfg: Collect = job.stage.source
+        assert isinstance(job.stage.source, Collect)
+        self.cfg = job.stage.source
         self.rewards = self.cfg.rewards
         self.tokenizer = context.ready.tokenizer
         self.steps = math.ceil(len(job.problems) / self.cfg.questions)

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r1jax.config import GRPO, Part, Stage
+from r1jax.config import GRPO, OnPolicy, Part, Stage
 from r1jax.data import store
 from r1jax.evals.graded import Asker, Graded
 from r1jax.rewards.combine import applies
@@ -62,7 +62,7 @@ class Drawer:
         aged: bool = False,
         journal: Journal | None = None,
     ):
-        assert len(problems) == len(prompts)
+        assert len(problems) == len(prompts) and isinstance(stage.source, OnPolicy)
         self.stage, self.cfg, self.loss, self.ask = stage, stage.source, stage.loss, ask
         self.compares = isinstance(stage.loss, GRPO)  # by rewards; else a teacher says what to learn
         self.problems, self.prompts = problems, prompts  # perhaps on disk: read when their turn comes
@@ -116,8 +116,8 @@ class Drawer:
                 page = self._page(params, chosen, began, settings)
                 problems, prompts = [p for _, p in chosen], [self.prompts[i] for i, _ in chosen]
                 return self.ask(params, problems, prompts, *settings, page)
-            page = functools.partial(self._page, params, chosen, began, settings) if self.journal else None
-            graded = self.carrier(params, [i for i, _ in chosen], *settings, version, page)
+            opened = functools.partial(self._page, params, chosen, began, settings) if self.journal else None
+            graded = self.carrier(params, [i for i, _ in chosen], *settings, version, opened)
             if graded.answers:
                 return graded
 
@@ -128,7 +128,7 @@ class Drawer:
         if not self.journal:
             return None
         rewards, number, *others = settings
-        flying = [zlib.crc32(np.ascontiguousarray(a)) for a in (rows or {}).values()]
+        flying = [zlib.crc32(np.ascontiguousarray(a).data) for a in (rows or {}).values()]
         named = [(part.name, part.weight) for part in rewards]
         return self.journal.page(number, params, [p.id for _, p in chosen], *others, named, began, flying)
 
@@ -146,7 +146,7 @@ class Drawer:
         cfg, rollout = self.cfg, graded.rollout
         finished = np.array(rollout.finished)
         zero = np.zeros(rollout.tokens.shape, np.float32)
-        arrays = {
+        arrays: dict[str, Any] = {
             'tokens': rollout.tokens,
             'sampled': rollout.sampled,
             'sampler_logp': rollout.logp,
@@ -171,7 +171,7 @@ class Drawer:
         shape = (-1, self.cfg.samples)
         rewards, valid = reward.reshape(shape), scores.valid.reshape(shape)
         advantage = np.zeros_like(rewards)
-        if self.compares:
+        if isinstance(self.loss, GRPO):
             how = self.loss.scale_by_std, self.loss.std_ddof, self.loss.std_eps, self.loss.baseline
             advantage = group_advantage(rewards, valid, *how)
         draw.mixed = mixed(rewards, valid)

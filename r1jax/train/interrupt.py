@@ -25,7 +25,7 @@ class Interrupted(Stopped):
 class Signals:
     """Turns SIGTERM and SIGINT into a flag that the loop reads between steps; a second signal acts at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: int | None = None
         self._leave = False
 

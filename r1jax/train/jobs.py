@@ -9,7 +9,6 @@ with them and their digests.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,7 +50,7 @@ from r1jax.train.phases import derive, longest
 from r1jax.types import Example, Labelled, Pair, Problem
 
 Tokens = Sequence[int]
-Judged = tuple[Tokens, Tokens] | tuple[Tokens, float]
+Judged = tuple[Tokens, Any]  # (chosen, rejected) or (response, label: a float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Job:
     measured: str  # digest of the questions of its evaluations
     problems: Sequence[Problem] = ()  # OnPolicy and Collect
     prompts: Sequence[Tokens] = ()  # OnPolicy and Collect, tokens of each problem
-    examples: Sequence[tuple[Tokens, Tokens] | Judged] = ()  # Stored, prompt and response, or what a reward model reads
+    examples: Sequence[Judged] = ()  # Stored, prompt and response, or what a reward model reads
     removed: int = 0  # OnPolicy and Collect, problems that no reward could have graded
     found: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Collect, for the data card
     notes: tuple[str, ...] = ()  # what is worth a line before the stage begins
@@ -133,14 +132,15 @@ class Jobs:
         return items
 
     def on_policy(self, stage: Stage) -> Read:
-        where, notes = f'stage {stage.name}', []
+        where, source, notes = f'stage {stage.name}', stage.source, []
+        assert isinstance(source, OnPolicy)
         self._turns_end(stage, stage.environment)
-        loaded = self.load(where, stage.source.problems)
+        loaded = self.load(where, source.problems)
         notes += _left_out(where, loaded)
         phases = [phase.rewards for phase in stage.phases if phase.rewards is not None]
-        mixes = dict.fromkeys(each for each in (stage.source.rewards, *phases) if each)
+        mixes = dict.fromkeys(each for each in (source.rewards, *phases) if each)
         problems = fit(where, loaded, mixes, self.pool, notes) if mixes else loaded  # a teacher needs no rewards
-        prompts, data = self.prompts(where, stage, problems, stage.source.sample)
+        prompts, data = self.prompts(where, stage, problems, source.sample)
         fields = {'problems': problems, 'prompts': prompts, 'removed': len(loaded) - len(problems)}
         return Read(fields, data, notes)
 
@@ -152,6 +152,7 @@ class Jobs:
 
     def collect(self, stage: Stage) -> Read:
         where, cfg, notes = f'stage {stage.name}', stage.source, []
+        assert isinstance(cfg, Collect)
         loaded = self.load(where, cfg.problems)
         notes += _left_out(where, loaded)
         seen: set[int] = set()
@@ -197,8 +198,8 @@ class Jobs:
             raise BadInput(f'{where}: {count}: if these are words of a template, raise source.decontaminate.words')
         if len(rows) < len(hits):
             notes.append(f'{where}: {count} and are left out')
-        sets = [{'set': name, 'questions': size, 'prompts': removed[name]} for name, size in questions.items()]
-        return _those(problems, rows), {'words': n, 'sets': sets}
+        told = [{'set': name, 'questions': size, 'prompts': removed[name]} for name, size in questions.items()]
+        return _those(problems, rows), {'words': n, 'sets': told}
 
     def prompts(
         self, where: str, stage: Stage, problems: Sequence[Problem], cfg: SampleConfig
@@ -223,15 +224,17 @@ class Jobs:
         return prompts, distributed.told(lambda: digest(facts()))
 
     def stored(self, stage: Stage) -> Read:
+        source = stage.source
+        assert isinstance(source, Stored)
         if isinstance(stage.loss, (DPO, *REWARD_MODELS)):
-            judged, data = self._judged(f'stage {stage.name}', stage, stage.source.examples)
+            judged, data = self._judged(f'stage {stage.name}', stage, source.examples)
             return Read({'examples': judged}, data, [])
 
         def encode(example: Example) -> tuple[Tokens, Tokens]:
             prompt = self.tokenizer.encode(example.prompt) or [self.tokenizer.eos]  # a text follows the end of another
             return prompt, [*self.tokenizer.encode(example.response), self.tokenizer.eos]
 
-        pairs = _made(self.load(f'stage {stage.name}', stage.source.examples), encode)
+        pairs = _made(self.load(f'stage {stage.name}', source.examples), encode)
 
         def facts():
             for i, (prompt, response) in enumerate(pairs):
@@ -245,19 +248,19 @@ class Jobs:
 
     def _agreement(self, stage: Stage, cfg: Agreement) -> Read:
         judged, data = self._judged(f'evaluation {cfg.name} of stage {stage.name}', stage, cfg.examples, packed=False)
-        kind = 'pairs' if isinstance(stage.loss, BradleyTerry) else 'labelled'
-        return Read(Agreeing(cfg, **{kind: judged}), data, [])
+        paired = isinstance(stage.loss, BradleyTerry)
+        return Read(Agreeing(cfg, pairs=judged) if paired else Agreeing(cfg, labelled=judged), data, [])
 
     def _judged(self, where: str, stage: Stage, source: Any, packed: bool = True) -> tuple[Sequence[Judged], str]:
         """What is judged, (chosen, rejected) or (response, label), and a digest of it: for a reward model as an exchange, for a policy
         behind the prompt that it is given. It fits into the stage's rows if it is to be packed, else a sequence into the model's context.
         """
-        form = functools.partial(exchange, tokenizer=self.tokenizer)
-        if isinstance(stage.loss, DPO):
 
-            def form(problem: Problem, response: str) -> Tokens:
-                prompt = self.tokenizer.encode(stage.template(problem, self.tokenizer))
-                return [*prompt, *self.tokenizer.encode(response), self.tokenizer.eos]
+        def form(problem: Problem, response: str) -> Tokens:
+            if not isinstance(stage.loss, DPO):
+                return exchange(problem, response, self.tokenizer)
+            prompt = self.tokenizer.encode(stage.template(problem, self.tokenizer))
+            return [*prompt, *self.tokenizer.encode(response), self.tokenizer.eos]
 
         paired = isinstance(stage.loss, PAIRED)
         wanted = Pair if paired else Labelled
@@ -268,7 +271,7 @@ class Jobs:
             if not isinstance(item, wanted):
                 needs = f'{type(stage.loss).__name__} learns from {wanted.__name__}'
                 raise BadInput(f'{where}: {source} has {type(item).__name__}, and {needs}')
-            if paired:
+            if isinstance(item, Pair):
                 return form(item.problem, item.chosen), form(item.problem, item.rejected)
             return form(item.problem, item.response), float(item.label)
 
@@ -290,17 +293,18 @@ class Jobs:
         return judged, distributed.told(lambda: digest(facts()))
 
     def _measure(self, stage: Stage, cfg: Eval) -> Read:
-        where, notes = f'evaluation {cfg.name} of stage {stage.name}', []
-        own = cfg.sample is None and isinstance(stage.source, OnPolicy)
+        where, source = f'evaluation {cfg.name} of stage {stage.name}', stage.source
+        notes: list[str] = []
         # the policy is measured, not what drew its rollouts; an evaluation's own settings may ask for the rounded one
-        sample = dataclasses.replace(stage.source.sample, weights='same') if own else cfg.sample
+        own = dataclasses.replace(source.sample, weights='same') if isinstance(source, OnPolicy) else None
+        sample = cfg.sample or own
         problems = fit(where, self.load(where, cfg.problems), [cfg.rewards], self.pool, notes)
         accuracy = next((part for part in cfg.rewards if part.name == 'accuracy'), None)
         if other := next((problem for problem in problems if accuracy and not applies(accuracy, problem)), None):
             raise BadInput(
                 f'{where}: its accuracy does not apply to problem {other.id} of kind {other.kind!r}, and decides pass@1'
             )
-        size = longest(stage) if own else sample.max_tokens
+        size = sample.max_tokens if cfg.sample else longest(stage)
         seed = derive(derive(self.seed, stage.name), 'eval', cfg.name)
         cfg = dataclasses.replace(cfg, sample=sample)
         environment = None if cfg.alone else stage.environment
@@ -365,8 +369,8 @@ def fit(
         if not any(applies(part, problem) for part in parts for problem in kinds):
             named = ', '.join(part.name for part in parts)
             raise BadInput(f'{where}: the rewards {named} apply to none of the problems: they name other kinds')
-    parts = list({id(part.fn): part for parts in mixes for part in parts}.values())
-    wrong = blamed(where, lambda: unfit(problems, parts, pool))
+    each = list({id(part.fn): part for parts in mixes for part in parts}.values())
+    wrong = blamed(where, lambda: unfit(problems, each, pool))
     if not wrong:
         return problems
     first, why = next(iter(sorted(wrong.items())))

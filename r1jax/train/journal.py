@@ -137,7 +137,8 @@ class Journal:
 
 def _records(path: str) -> tuple[list[dict[str, np.ndarray]], int]:
     """The whole records of a file, and where they end."""
-    found, end = [], 0
+    found: list[dict[str, np.ndarray]] = []
+    end = 0
     if not os.path.exists(path):
         return found, end
     with open(path, 'rb') as file:

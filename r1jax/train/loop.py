@@ -296,8 +296,9 @@ class Training:
         return unpack(sharding.fetch(out), items, places)
 
     def _refresh_reference(self, step: int) -> None:
-        every = getattr(self.stage.source, 'reference_every', 0)
-        if self.needs_reference and every and self.source.at_boundary and step - self.refreshed >= every:
+        source, every = self.source, getattr(self.stage.source, 'reference_every', 0)
+        between = isinstance(source, OnPolicySource) and source.at_boundary
+        if self.needs_reference and every and between and step - self.refreshed >= every:
             self.reference, self.refreshed = self._as_reference(), step - step % every
 
     def _as_reference(self) -> Any:
@@ -356,8 +357,8 @@ class Training:
             'judge': self.judge.cursor(),
         }
         self.saved.save(step, self.state, self.reference, cursor, self.source.flight(), self.rated)
-        if journal := getattr(self.source, 'journal', None):
-            journal.saved(self.source.rollouts)
+        if isinstance(self.source, OnPolicySource) and self.source.journal:
+            self.source.journal.saved(self.source.rollouts)
 
     def _restore(self) -> int:
         """State from the newest checkpoint, or from where the stage starts; returns the steps already taken."""
@@ -389,6 +390,8 @@ class Training:
 def _stored(t: Training) -> tuple[StoredSource, int]:
     """The source, and the most items of an optimizer step."""
     cfg = t.stage.source
+    assert isinstance(cfg, Stored)
+    items: Callable[[list], list[Item]]
     if isinstance(t.stage.loss, DPO):
         items = functools.partial(pair_items, whole=True)
         logprobs = functools.partial(t.logprobs, temperature=1.0)
@@ -401,6 +404,7 @@ def _stored(t: Training) -> tuple[StoredSource, int]:
 
 def _on_policy(t: Training) -> tuple[OnPolicySource, int]:
     s, job, tokenizer, cfg = t.stage, t.job, t.ready.tokenizer, t.stage.source
+    assert isinstance(cfg, OnPolicy)
     routes = t.model.replays
     ends = stops(s.environment, tokenizer)
     sampler = Sampler.create(
@@ -419,4 +423,7 @@ def _on_policy(t: Training) -> tuple[OnPolicySource, int]:
     return source, math.ceil(most / cfg.minibatches)
 
 
-_SOURCES = {Stored: _stored, OnPolicy: _on_policy}
+_SOURCES: dict[type, Callable[[Training], tuple[StoredSource | OnPolicySource, int]]] = {
+    Stored: _stored,
+    OnPolicy: _on_policy,
+}

@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, workdir: str, wanted: Sequence[str], devices: int, p
     for start in dict.fromkeys(s.start for s in recipe.stages if from_weights(s.start)):
         reader = files[start] = _opened(start)
         if tokenizer is None and reader is not None and recipe.tokenizer is None:
-            tokenizer = blamed(f'weights {start}', lambda reader=reader: reader.tokenizer)
+            tokenizer = blamed(f'weights {start}', lambda: reader.tokenizer)
     if recipe.tokenizer is not None:
         tokenizer = blamed('tokenizer', lambda: distributed.after_first(lambda: recipe.tokenizer.load(workdir)))
     stages = _resolved(recipe, {start: PRESETS[start] if r is None else r.config for start, r in files.items()})

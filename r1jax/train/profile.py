@@ -144,6 +144,7 @@ def _module(module: bytes) -> dict[tuple[str, str], str]:
 
 def _fields(message: bytes, number: int) -> Iterator:
     """The values of a field of a protocol buffer: bytes, or ints where it is a varint."""
+    value: int | bytes
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

@@ -31,7 +31,7 @@ TOKENIZER = 'tokenizer'
 class Restored:
     """A checkpoint, opened."""
 
-    source: export.Source
+    source: reader.Reader | export.Held
     template: str | None  # of the stage, as stage.json writes it; None: no workdir
     what: str  # in words
 
@@ -182,6 +182,7 @@ def _read(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     module, _, name = value['type'].partition(':')
-    if module != config.__name__ or not dataclasses.is_dataclass(kind := getattr(config, name, None)):
+    kind: Any = getattr(config, name, None)
+    if module != config.__name__ or not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise ValueError(f'{value["type"]} is not of {config.__name__}')
     return kind(**{field: _read(inner) for field, inner in value.items() if field != 'type'})

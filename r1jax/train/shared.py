@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from r1jax import distributed
+from r1jax.config import Reward
 from r1jax.rewards.pool import Pool
 from r1jax.rewards.queue import Grade, Job
 from r1jax.types import Problem, Response
@@ -46,20 +47,24 @@ class Gathered:
 class SharedPool(Pool):
     """Worker processes of every process, with the interface of one pool."""
 
-    def submit(self, fn: Callable, items: Sequence[tuple[Problem, Response]], deadline: float) -> Gathered:
+    def submit(  # type: ignore[override]  # what is called of a future is `result`
+        self, fn: Reward, items: Sequence[tuple[Problem, Response]], deadline: float
+    ) -> Gathered:
         job = self.open(fn, deadline)
         self.add(job, items)
         return self.end(job)
 
-    def open(self, fn: Callable, deadline: float) -> SharedJob:
+    def open(self, fn: Reward, deadline: float) -> SharedJob:  # type: ignore[override]  # a job of this pool alone
         return SharedJob(super().open(fn, deadline))
 
-    def add(self, job: SharedJob, items: Sequence[tuple[Problem, Response]]) -> None:
+    def add(  # type: ignore[override]  # as above
+        self, job: SharedJob, items: Sequence[tuple[Problem, Response]]
+    ) -> None:
         first = (distributed.index() - job.size) % distributed.count()
         job.size += len(items)
         super().add(job.mine, items[first :: distributed.count()])
 
-    def end(self, job: SharedJob) -> Gathered:
+    def end(self, job: SharedJob) -> Gathered:  # type: ignore[override]  # as above
         return Gathered(super().end(job.mine), job.size)
 
     def once(self, grade: Callable[[], T]) -> T:

@@ -65,7 +65,6 @@ class OnPolicySource:
         """
         assert isinstance(stage.source, OnPolicy) and isinstance(stage.loss, GRPO | Distil)
         self.stage, self.cfg, self.loss = stage, stage.source, stage.loss
-        self.compares = isinstance(stage.loss, GRPO)  # by rewards; else a teacher says what to learn
         self.logprobs, self.seed, self.problems = logprobs, seed, len(problems)
         self.updates_a_rollout = self.cfg.minibatches * self.cfg.inner_epochs
         ask = Asker(sampler, tokenizer, pool, stage.environment)
@@ -120,7 +119,7 @@ class OnPolicySource:
         """The kept responses among `rows`, weighted as one optimizer step."""
         a, limit = self.arrays, settings_at(self.stage, self.began).max_tokens
         lengths = a['sampled'][rows].sum(-1)
-        how = self.loss.normalise if self.compares else 'token_mean'
+        how = self.loss.normalise if isinstance(self.loss, GRPO) else 'token_mean'
         weights = token_weights(lengths, a['keep'][rows], how, limit)
         return [item(a, b, float(w), float(a['advantage'][b])) for b, w in zip(rows, weights, strict=True) if w]
 
@@ -145,7 +144,7 @@ class OnPolicySource:
 
     def _score_policies(self, arrays: dict[str, np.ndarray], params, reference, temperature: float) -> None:
         """Fills old_logp and ref_logp of the rows to keep, where the loss will read them, a minibatch's worth of rows at a time."""
-        if not self.compares:
+        if not isinstance(self.loss, GRPO):  # a teacher says what to learn
             return
         wanted = [('ref_logp', reference)] if self.loss.beta else []
         several = self.updates_a_rollout > 1

@@ -8,8 +8,10 @@ those before it are over. What runs it goes by its source: `RUNNERS`. Of several
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -220,7 +222,7 @@ def _set_aside(book: Book, changes: Mapping[str, Changes], log: Log | None = Non
         why.setdefault(name, f'{name} was made of {" and ".join(made_of)}')
     notes = []
     for name, reason in why.items():
-        folder = distributed.told(lambda name=name: aside.set_aside(book.workdir, name))
+        folder = distributed.told(functools.partial(aside.set_aside, book.workdir, name))
         if log:
             log.drop(name)
         notes.append(f'{reason}: what it had is set aside in {folder}')
@@ -240,7 +242,7 @@ def _nothing_to_do(book: Book, wanted: Sequence[str]) -> bool:
 
 def _graders(recipe: Recipe, wanted: Sequence[str]) -> list:
     """The reward functions and environments of the stages named in `wanted` that worker processes call."""
-    found = {}
+    found: dict[int, Any] = {}
     for s in (s for s in recipe.stages if s.name in wanted):
         mixes = [
             getattr(s.source, 'rewards', ()),

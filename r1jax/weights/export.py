@@ -40,10 +40,17 @@ SAMPLING = {
 class Source(Protocol):
     """Where weights come from: a `Reader`, or parameters in memory (`Held`)."""
 
-    config: ModelConfig
-    tokenizer: Any
-    generation: dict[str, Any]
-    skipped: Sequence[str]
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    @property
+    def generation(self) -> dict[str, Any]: ...
+
+    @property
+    def skipped(self) -> Sequence[str]: ...
 
     def leaf(self, path: tuple[str, ...], layer: int | None) -> np.ndarray: ...
 

@@ -61,7 +61,7 @@ def dense(c: ModelConfig) -> Table:
     }
     if not c.tied:
         top['unembed'] = Tensor('lm_head.weight', 'V D', 'V D')
-    layer = {
+    named: dict[str, tuple[str, str, str]] = {
         'attn_norm': ('input_layernorm.weight', 'D', 'D'),
         'q': ('self_attn.q_proj.weight', '(N H) D', 'D N H'),
         'k': ('self_attn.k_proj.weight', '(K H) D', 'D K H'),
@@ -73,12 +73,12 @@ def dense(c: ModelConfig) -> Table:
         'down': ('mlp.down_proj.weight', 'D F', 'F D'),
     }
     if c.qkv_bias:
-        layer |= {
+        named |= {
             f'{n}_bias': (f'self_attn.{n}_proj.bias', f'({a} H)', f'{a} H') for n, a in zip('qkv', 'NKK', strict=True)
         }
     if c.qk_norm:
-        layer |= {f'{n}_norm': (f'self_attn.{n}_norm.weight', 'H', 'H') for n in 'qk'}
-    layer = {leaf: Tensor('model.layers.{layer}.' + name, *axes) for leaf, (name, *axes) in layer.items()}
+        named |= {f'{n}_norm': (f'self_attn.{n}_norm.weight', 'H', 'H') for n in 'qk'}
+    layer = {leaf: Tensor('model.layers.{layer}.' + name, *axes) for leaf, (name, *axes) in named.items()}
     return Table(
         sizes(c),
         top,

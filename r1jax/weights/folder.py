@@ -63,9 +63,10 @@ class Folder(Reader):
     @functools.cached_property
     def tokenizer(self) -> Any:
         """From tokenizer.json, or a SentencePiece tokenizer.model."""
-        from r1jax.data.tokenizer import HFTokenizer, SentencePiece
+        from r1jax.data.tokenizer import HFTokenizer, SentencePiece, Tokenizer
 
         file, model = (os.path.join(self.path, name) for name in ('tokenizer.json', 'tokenizer.model'))
+        tokenizer: Tokenizer
         if os.path.isfile(file):
             tokenizer = HFTokenizer.from_file(file)
         elif os.path.isfile(model):
@@ -114,10 +115,10 @@ class Folder(Reader):
         return tuple(-(-n // b) for n, b in zip(self.entries[name].shape, self._block, strict=True))
 
     def _equal(self, a: str, b: str) -> bool:
-        a, b = self.entries[a], self.entries[b]
-        if a.dtype != b.dtype:
+        one, other = self.entries[a], self.entries[b]
+        if one.dtype != other.dtype:
             return False
-        pairs = zip(safetensors.rows(a), safetensors.rows(b), strict=True)
+        pairs = zip(safetensors.rows(one), safetensors.rows(other), strict=True)
         return all(np.array_equal(x.view(np.uint8), y.view(np.uint8)) for (_, x), (_, y) in pairs)
 
 

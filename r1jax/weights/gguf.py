@@ -43,7 +43,7 @@ def llama(c: ModelConfig) -> Table:
     top = {'embed': Tensor('token_embd.weight', 'V D', 'V D'), 'norm': Tensor('output_norm.weight', 'D', 'D')}
     if not c.tied:
         top['unembed'] = Tensor('output.weight', 'V D', 'V D')
-    layer = {
+    named = {
         'attn_norm': ('attn_norm', 'D', 'D'),
         'q': ('attn_q', '(N P I) D', 'D N (I P)'),
         'k': ('attn_k', '(K P I) D', 'D K (I P)'),
@@ -54,7 +54,7 @@ def llama(c: ModelConfig) -> Table:
         'up': ('ffn_up', 'F D', 'D F'),
         'down': ('ffn_down', 'D F', 'F D'),
     }
-    layer = {leaf: Tensor(f'blk.{{layer}}.{name}.weight', *axes) for leaf, (name, *axes) in layer.items()}
+    layer = {leaf: Tensor(f'blk.{{layer}}.{name}.weight', *axes) for leaf, (name, *axes) in named.items()}
     return Table(sizes, top, (Stack(0, c.layers, layer),))
 
 

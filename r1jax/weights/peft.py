@@ -25,9 +25,8 @@ from r1jax.weights import safetensors
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 
-Names = Mapping[
-    tuple[str, str], Sequence[str]
-]  # (stack, target) -> the weight's name in a Hugging Face folder, layer by layer
+# (stack, target) -> the weight's name in a Hugging Face folder, layer by layer
+Names = Mapping[tuple[str, ...], Sequence[str]]
 
 
 def write(

@@ -129,7 +129,10 @@ class _Leaf(NamedTuple):
     @property
     def in_place(self) -> bool:
         """Whether it will lie in the host's memory."""
-        return self.sharding is None or all(device.platform == 'cpu' for device in self.sharding.device_set)
+        return self.sharding is None or all(
+            device.platform == 'cpu'  # type: ignore[attr-defined]  # jax has no types of devices
+            for device in self.sharding.device_set
+        )
 
     @property
     def of_layer(self) -> NamedSharding:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-DTYPES = {
+DTYPES: dict[str, np.dtype] = {
     'F32': np.dtype(np.float32),
     'F16': np.dtype(np.float16),
     'BF16': np.dtype(jnp.bfloat16),
@@ -112,7 +112,7 @@ def rows(entry: Entry, unit: int = 1) -> Iterator[tuple[int, np.ndarray]]:
         file.seek(entry.start)
         for low in range(0, count, at_once):
             n = min(at_once, count - low)
-            at, view = 0, memoryview(buffer)[: n * width]
+            at, view = 0, buffer.data[: n * width]
             while at < n * width:
                 got = file.readinto(view[at:])
                 if not got:

@@ -121,7 +121,9 @@ class Table:
 
     def leaves(self) -> dict[tuple[str, ...], list[Piece]]:
         """The pieces of every leaf, by its path, layers in order."""
-        out = {(leaf,): [Piece((leaf,), None, t, t.numbered(None, self.sizes))] for leaf, t in self.top.items()}
+        out: dict[tuple[str, ...], list[Piece]] = {
+            (leaf,): [Piece((leaf,), None, t, t.numbered(None, self.sizes))] for leaf, t in self.top.items()
+        }
         for i, stack in enumerate(self.stacks):
             for leaf, t in stack.tensors.items():
                 path = f'stack_{i}', leaf

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 
@@ -85,7 +85,7 @@ class HFTokenizer(Tokenizer):
         return copy
 
     @functools.cached_property
-    def special_texts(self) -> tuple[str, ...]:
+    def special_texts(self) -> tuple[str, ...]:  # type: ignore[override]  # a cached_property can be set, too
         return tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -112,7 +112,7 @@ class HFTokenizer(Tokenizer):
         directory.mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(str(directory / 'tokenizer.json'))
         named = {'eos_token': self.eos, 'pad_token': self.pad, 'bos_token': self.bos}
-        config = {name: self._tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
+        config: dict[str, Any] = {name: self._tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
         config |= {'tokenizer_class': 'PreTrainedTokenizerFast', 'clean_up_tokenization_spaces': False}
         config |= {'chat_template': chat_template} if chat_template else {}
         (directory / 'tokenizer_config.json').write_text(
@@ -172,7 +172,7 @@ def bpe_tokenizer(
         raise ValueError(
             f'pretokenizer {pretokenizer!r} is not supported; supported: {", ".join(map(repr, PRETOKENIZERS))}'
         )
-    pairs = [tuple(merge.split(' ', 1)) for merge in merges]
+    pairs = cast(list[tuple[str, str]], [tuple(merge.split(' ', 1)) for merge in merges])  # BPE refuses others
     try:
         model = tokenizers.models.BPE({text: i for i, text in enumerate(vocab)}, pairs)
     except Exception as error:  # tokenizers raises plain Exception
@@ -198,7 +198,7 @@ def joined_pieces(
       unknown: the piece of characters that there is none for.
       added: pieces that are matched before anything is merged, and whether each is a special token rather than text.
     """
-    out = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True))
+    out = tokenizers.Tokenizer(tokenizers.models.BPE(dict(vocab), merges, unk_token=unknown, fuse_unk=True))
     out.normalizer = tokenizers.normalizers.Replace(' ', '▁')
     out.decoder = tokenizers.decoders.Replace('▁', ' ')
     for piece, special in added:

@@ -58,8 +58,9 @@ def _as_hugging_face(model: sentencepiece.SentencePieceProcessor) -> Any:  # a t
     Raises:
       ValueError: the model is of another kind.
     """
-    from sentencepiece import sentencepiece_model_pb2 as proto
+    from sentencepiece import sentencepiece_model_pb2
 
+    proto: Any = sentencepiece_model_pb2  # makes its classes when it is imported
     described = proto.ModelProto.FromString(model.serialized_model_proto())
     trainer, normalizer = described.trainer_spec, described.normalizer_spec
     plain = not (normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces or normalizer.precompiled_charsmap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from r1jax.report.diagnosis.finding import Finding, course, percent
+from r1jax.report.diagnosis.finding import Finding, Severity, course, percent
 from r1jax.report.diagnosis.rollouts import SOLVED
 from r1jax.report.workdir import StageRun
 
@@ -79,7 +79,7 @@ def sampler_gap(stage: StageRun) -> Iterator[Finding]:
         return
     corrected = bool(stage.part('loss').get('importance_cap'))
     grave = mean.last > WIDE
-    severity = 'note' if corrected and not grave else 'problem' if grave and not corrected else 'warning'
+    severity: Severity = 'note' if corrected and not grave else 'problem' if grave and not corrected else 'warning'
     seen = f'sampler and update differ by {mean.last:.2g} nats a token in the mean and {most.last:.2g} at most'
     yield Finding(stage.name, 'sampler_gap', severity, f'{seen}{"; loss.importance_cap corrects for it" if corrected else ""}',
                   'set loss.importance_cap=2; look for what differs: int8 weights or a stale policy (sample.weights, split), '
