@@ -11,8 +11,8 @@ import pytest
 from r1jax import cli, runtime, settings
 
 # Programs that are not ours, of which a page may show the use
-OTHERS = {'source', 'bash', 'cat', 'cd', 'cmp', 'git', 'gcloud', 'grep', 'head', 'hf', 'jupyter', 'kubectl', 'ls', 'sbatch', 'sphinx-build',
-          'tail', 'tensorboard', 'tpu-info', 'xpk', 'curl'}  # fmt: skip
+OTHERS = {'source', 'bash', 'cat', 'cd', 'cmp', 'git', 'gcloud', 'grep', 'head', 'hf', 'jupyter', 'kubectl', 'ls', 'mypy', 'sbatch',
+          'sphinx-build', 'tail', 'tensorboard', 'tpu-info', 'xpk', 'curl'}  # fmt: skip
 PAGES = pages.written()
 BLOCKS = [block for page in pages.everything() for block in pages.blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == pages.SHELL and block.mark != 'run']  # those are run
