@@ -90,7 +90,7 @@ class Run:
         from r1jax.train import stage
 
         workdir = self.workdir or Path('runs', recipe.name)
-        stage.run(recipe, str(workdir), stage=self.stage, first=self.first, profile=self.profile)
+        stage.run(recipe, workdir, stage=self.stage, first=self.first, profile=self.profile)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,11 @@ RUNNERS: dict[type, Callable] = {Stored: Training, OnPolicy: Training, Collect: 
 
 
 def run(
-    recipe: Recipe, workdir: str, stage: str | None = None, first: str | None = None, profile: str | None = None
+    recipe: Recipe,
+    workdir: str | os.PathLike[str],
+    stage: str | None = None,
+    first: str | None = None,
+    profile: str | None = None,
 ) -> dict:
     """Runs (or goes on with) a recipe's stages; returns what summary.json holds.
 
