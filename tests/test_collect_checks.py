@@ -47,6 +47,17 @@ def test_checks(change, said):
         checked(**change)
 
 
+def test_what_rewrites_is_called_or_has_many():
+    class Many:
+        def many(self, problems, responses):
+            return [response.text for response in responses]
+
+    checked(rewrite=Many())
+    checked(rewrite=lambda problem, response: response.text)
+    with pytest.raises(BadInput, match=r'picked.source.rewrite must be Callable.*Rewriter'):
+        checked(rewrite='many')
+
+
 def test_no_stage_starts_from_one_that_trains_nothing():
     made = recipe()
     base, picked, sft = made.stages

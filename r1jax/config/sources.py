@@ -88,7 +88,7 @@ class Part:
     """
 
     name: str
-    fn: Reward
+    fn: Callable[[Problem, Response], float] | Batched
     weight: float = 1.0
     kinds: tuple[str, ...] = ()  # of problem that it applies to; (): all. Elsewhere it adds nothing
     # seconds a call may take, in a process that is killed then; 0: graded in the training process
