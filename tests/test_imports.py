@@ -34,7 +34,7 @@ DOORS = {  # outside package -> the only file (few: the only ones) that imports 
     'tensorboardX': 'train/log.py',
     'tensorflow_datasets': 'data/datasets.py',
     'tokenizers': 'data/tokenizer/hugging_face.py',
-    'tyro': 'cli.py',
+    'tyro': 'cli/arguments.py',
     'uvicorn': 'serve/server.py',
     'wandb': 'train/board.py',
     'yaml': 'data/rows.py',
