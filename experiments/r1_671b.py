@@ -121,8 +121,8 @@ class Sizes:
 PAPER = Sizes(
     name='r1_671b',
     base='DeepSeek-V3-Base',  # report §2: 671B parameters, 37B of them active
-    # ours; as many chips as DeepSeek's 64 × 8 H800 (secondary). The latents' side of q_b and kv_b is split too: 3.3 billion weights
-    mesh=MeshConfig(expert=64, sequence=2, tensor=4, rules=Rules(latent=('fsdp', 'expert', 'sequence'))),
+    # As many chips as DeepSeek's 64 × 8 H800 (secondary). The latents' side of q_b and kv_b is split too: 3.3 billion weights
+    mesh=MeshConfig(expert=64, sequence=2, tensor=4, rules=Rules(latent=('fsdp', 'expert', 'sequence'))),  # ours
     student='',  # see the head of this file
     student_rate=0.0,
     max_prompt=2048,  # ours

@@ -10,9 +10,11 @@ recipe of 671 billion parameters is checked on a laptop. They find what does not
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -61,8 +63,12 @@ class Trained:
         return held + (2 * self.weights_a_device if self.parameters < self.weights_a_device else 0)
 
 
-def mesh_of(cfg: MeshConfig) -> AbstractMesh:
-    return sharding.abstract_mesh(cfg)
+@contextlib.contextmanager
+def on(cfg: MeshConfig) -> Iterator[AbstractMesh]:
+    """Within it, what is traced is for such a mesh, of devices that need not be here, and goes by its rules."""
+    mesh = sharding.abstract_mesh(cfg)
+    with sharding.ruled(cfg.rules), jax.sharding.use_abstract_mesh(mesh):
+        yield mesh
 
 
 def model(recipe: Recipe, stage: Stage) -> ModelConfig:
@@ -82,8 +88,8 @@ def training(recipe: Recipe, stage: Stage) -> Trained:
 
 @functools.cache
 def _training(cfg, teacher, mesh, loss, optimizer, rows, items, on_policy, adapters) -> Trained:
-    mesh, also = mesh_of(mesh), {}
-    with jax.sharding.use_abstract_mesh(mesh):
+    also = {}
+    with on(mesh) as mesh:
         tx = optim.transform(optimizer)
         weights = compiled.described_params(cfg, mesh)
         state = compiled.described(cfg, tx, mesh, adapters, isinstance(loss, REWARD_MODELS))
@@ -101,12 +107,12 @@ def _training(cfg, teacher, mesh, loss, optimizer, rows, items, on_policy, adapt
 
 def sampling(recipe: Recipe, stage: Stage) -> Rollout:
     """Traces the call that draws the responses of a stage that samples, at its longest, where all rows fit into the slots."""
-    cfg, mesh, source = model(recipe, stage), mesh_of(stage.mesh or recipe.mesh), stage.source
+    cfg, source = model(recipe, stage), stage.source
     drawn, rows, decode = source.sample, source.sample.slots, _decode(recipe, stage)
     ids = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     questions = (rows // source.samples,)
     prompts = Prompts(ids((*questions, drawn.max_prompt)), ids(questions), ids(questions))
-    with jax.sharding.use_abstract_mesh(mesh):
+    with on(stage.mesh or recipe.mesh) as mesh:
         keys = jax.eval_shape(lambda: sample_keys(0, 0, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.int32)))
         params = compiled.described_params(cfg, mesh)
         drawing = functools.partial(sample, cfg=decode)
@@ -115,15 +121,10 @@ def sampling(recipe: Recipe, stage: Stage) -> Rollout:
 
 def in_slots(recipe: Recipe, stage: Stage) -> programs.Chunk:
     """Traces the engine's programs for a stage that samples: prompts in, into slots, a chunk of tokens."""
-    cfg, mesh, decode, drawn = (
-        model(recipe, stage),
-        mesh_of(stage.mesh or recipe.mesh),
-        _decode(recipe, stage),
-        stage.source.sample,
-    )
+    cfg, decode, drawn = model(recipe, stage), _decode(recipe, stage), stage.source.sample
     ids, count = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.int32), number(np.int32)
     rows, prompts = (drawn.slots,), ((stage.mesh or recipe.mesh).ways('batch'),)
-    with jax.sharding.use_abstract_mesh(mesh):
+    with on(stage.mesh or recipe.mesh) as mesh:
         params = compiled.described_params(cfg, mesh)
         weights = jax.eval_shape(functools.partial(programs.prepared, model=cfg), params)
         prefill = functools.partial(programs.prefill, cfg=decode)

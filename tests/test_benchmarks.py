@@ -164,7 +164,7 @@ def test_overlap_is_when_both_groups_compute(tmp_path):
     (folder / 'host.xplane.pb').write_bytes(b'')
     with gzip.open(folder / 'perfetto_trace.json.gz', 'wt') as file:
         json.dump({'traceEvents': [*events, {'ph': 'M', 'name': 'process_name'}]}, file)
-    assert apart.overlap(tmp_path) == {'train_s': 4.0, 'sample_s': 4.0, 'both_s': 1.0}
+    assert apart.overlap(tmp_path) == {'train_s': 4.0, 'sample_s': 4.0, 'both_s': 1.0, 'events': 7}
 
 
 def test_a_curve_is_the_mean_reward_of_each_quarter(tmp_path):
