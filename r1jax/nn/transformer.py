@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, overload
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -29,38 +29,11 @@ from jax.sharding import Mesh, PartitionSpec
 from r1jax.config import ModelConfig
 from r1jax.nn import embedding, layers, mla, moe
 from r1jax.nn.attention import Rows, attend, heads_first
-from r1jax.nn.cache import KV, Cached
+from r1jax.nn.cache import Cached
 from r1jax.nn.packed import attend_packed
 from r1jax.sharding import HOST, constrain, dividing, named, platform, ways
 
 Params = Any  # {'embed', 'stack_0', …, 'norm'[, 'unembed' | 'value', 'value_bias']}
-
-
-@overload
-def forward(
-    cfg: ModelConfig,
-    params: Params,
-    tokens: jax.Array,
-    position: jax.Array,
-    segment: jax.Array,
-    parent: jax.Array,
-    cache: None = None,
-    prompts: int = 0,
-    block: int = 0,
-    routes: jax.Array | None = None,
-) -> tuple[jax.Array, tuple[KV, ...], dict]: ...
-
-
-@overload
-def forward(
-    cfg: ModelConfig,
-    params: Params,
-    tokens: jax.Array,
-    position: jax.Array,
-    segment: jax.Array,
-    parent: jax.Array,
-    cache: Cached,
-) -> tuple[jax.Array, Any, dict]: ...
 
 
 def forward(
@@ -74,7 +47,7 @@ def forward(
     prompts: int = 0,
     block: int = 0,
     routes: jax.Array | None = None,
-) -> tuple[jax.Array, tuple[KV, ...] | Cached, dict]:
+) -> tuple[jax.Array, Any, dict]:
     """Hidden states f32[B,T,D] after the final norm; logits are `hidden @ unembedding(params).T`.
 
     tokens, position, segment, parent: i32[B,T]; prompts and block: how rows are cut (`r1jax.types.Batch`). Without a cache
