@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from r1jax.checks import validate
-from r1jax.config import GRPO, MeshConfig, Part, Phase
+from r1jax.config import GRPO, MLA, MeshConfig, Part, Phase, Rules
 from r1jax.data.kept import Kept
 from r1jax.settings import BadInput, override
 
@@ -138,6 +138,13 @@ def zero(**changes):
         ),
         (zero(mesh=MeshConfig(data=16)), 'zero.mesh data×fsdp×tensor = 16×1×1 needs 16 devices, 8 are here'),
         (zero(mesh=MeshConfig(tensor=4)), 'zero.model.kv_heads=2 is split over mesh.tensor=4'),
+        (
+            {
+                'model': dataclasses.replace(toy.MODEL, kv_heads=4, mla=MLA(kv_rank=10, rotary=4, value=8)),
+                'mesh': MeshConfig(fsdp=4, rules=Rules(latent=('fsdp',))),
+            },
+            'model.mla.kv_rank=10 is split over mesh.fsdp=4, so it must be a multiple of it',
+        ),
         (
             zero(mesh=MeshConfig(data=8)),
             'zero.source.sample.slots=16 must be a multiple of samples × mesh data×fsdp = 4×8',

@@ -57,19 +57,15 @@ def model_differences(ours: ModelConfig, theirs: ModelConfig) -> str:
 
 
 def split(model: ModelConfig, mesh: MeshConfig) -> Iterator[Row]:
-    sizes = {field: getattr(model, field) for field in ('heads', 'kv_heads', 'hidden', 'vocab')}
-    sizes['embed'] = model.width
+    sizes = [(field, getattr(model, field), field) for field in ('heads', 'kv_heads', 'hidden', 'vocab')]
+    sizes.append(('width', model.width, 'embed'))
     if model.moe:
-        sizes |= {'moe.hidden': model.moe.hidden, 'moe.expert': model.moe.experts}
-    for name, size in sizes.items():
-        field = {'embed': 'width', 'moe.expert': 'moe.experts'}.get(name, name)
-        axis = name.removeprefix('moe.')
+        sizes += [('moe.hidden', model.moe.hidden, 'hidden'), ('moe.experts', model.moe.experts, 'expert')]
+    if model.mla:
+        sizes += [('mla.kv_rank', model.mla.kv_rank, 'latent'), ('mla.q_rank', model.mla.q_rank, 'latent')]
+    for field, size, axis in sizes:
         fits = size % mesh.ways(axis) == 0
         yield fits, f'{field}={size} is split over {parts(mesh, axis)}, so it must be a multiple of it'
-    for field in ('kv_rank', 'q_rank') if model.mla else ():
-        size = getattr(model.mla, field)
-        fits = size % mesh.ways('latent') == 0
-        yield fits, f'mla.{field}={size} is split over {parts(mesh, "latent")}, so it must be a multiple of it'
 
 
 def parts(mesh: MeshConfig, *logical: str) -> str:

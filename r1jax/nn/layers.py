@@ -111,6 +111,13 @@ class Columns:
             return cls(laid(columns), values.shape, w.scale.reshape(-1))
         return cls(laid(w.astype(dtype).reshape(math.prod(w.shape[:contract]), -1).T), w.shape)
 
+    @classmethod
+    def split(cls, w: jax.Array | Int8, axes: tuple[str | None, str | None], dtype: str, contract: int = 1) -> Columns:
+        """The same split over logical axes, [out, in], alone: of what is whole along its inputs the decoding loop gathers nothing."""
+        made = cls.of(w, dtype, contract)
+        scale = None if made.scale is None else sharding.constrain(made.scale, axes[0])
+        return dataclasses.replace(made, columns=sharding.constrain(made.columns, *axes), scale=scale)
+
     def product(self, x: jax.Array) -> jax.Array:
         """x [rows, in] · w, f32[rows, out]."""
 

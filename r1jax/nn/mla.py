@@ -16,7 +16,6 @@ Axes: B rows, T tokens, S keys, D width, N heads, H = P + R entries of a query: 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -119,18 +118,13 @@ def _ups(kv_b, plain, dtype):
 
 def for_few_rows(w: Weights, dtype: str) -> Weights:
     """A layer's weights made ready for decoding, as `r1jax.nn.transformer.for_few_rows` does."""
-
-    def columns(weight, *axes, contract=1):  # whole along its inputs, or the loop would gather it for every token
-        made = layers.Columns.of(weight, dtype, contract)
-        scale = None if made.scale is None else constrain(made.scale, axes[0])
-        return dataclasses.replace(made, columns=constrain(made.columns, *axes), scale=scale)
-
+    columns = functools.partial(layers.Columns.split, dtype=dtype)
     plain = w['kv_b'].shape[-1] - w['o'].shape[1]
-    out = {n: w[n] for n in ('q_a_norm', 'kv_norm') if n in w} | {'o': columns(w['o'], None, 'heads', contract=2)}
+    out = {n: w[n] for n in ('q_a_norm', 'kv_norm') if n in w} | {'o': columns(w['o'], (None, 'heads'), contract=2)}
     if 'q_a' in w:
-        out['q_kv_a'] = columns(layers.side_by_side(w['q_a'], w['kv_a']), None, None)
-        out['q_b'] = columns(w['q_b'], 'heads', None)
+        out['q_kv_a'] = columns(layers.side_by_side(w['q_a'], w['kv_a']), (None, None))
+        out['q_b'] = columns(w['q_b'], ('heads', None))
     else:
-        out |= {'q': columns(w['q'], 'heads', None), 'kv_a': columns(w['kv_a'], None, None)}
+        out |= {'q': columns(w['q'], ('heads', None)), 'kv_a': columns(w['kv_a'], (None, None))}
     ups = _ups(w['kv_b'], plain, dtype)
     return out | {n: constrain(a, 'heads', None, None) for n, a in ups.items()}

@@ -16,7 +16,6 @@ M layers with experts, E experts, k of a token.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -226,7 +225,8 @@ def for_few_rows(params: Params, dtype: str) -> Params:
         together = (
             ways('heads', 'kv_heads', 'hidden') == 1
         )  # else the halves of a product would lie on other devices than their use
-        out = {n: w[n] for n in w if n.endswith(('_norm', '_bias')) or n == 'router'}
+        out = {n: w[n] for n in w if n.endswith(('_norm', '_bias'))}
+        # every device scores all experts
         out |= {n: constrain(w[n], *(None,) * w[n].ndim) for n in ('router', 'router_bias') if n in w}
         out |= {n: moe.for_few_rows(n, w[n], dtype) for n in moe.NAMES if n in w}
         products = {}
@@ -243,11 +243,9 @@ def for_few_rows(params: Params, dtype: str) -> Params:
         return out | {n: columns(n, a) for n, a in products.items()}
 
     def columns(name, weight):
-        made = layers.Columns.of(weight, dtype, 2 if name == 'o' else 1)
         split = 'hidden' if name in ('gate', 'up', 'gate_up', 'down') else 'heads'
         axes = (None, split) if name in ('o', 'down') else (split, None)
-        scale = None if made.scale is None else constrain(made.scale, axes[0])
-        return dataclasses.replace(made, columns=constrain(made.columns, *axes), scale=scale)
+        return layers.Columns.split(weight, axes, dtype, 2 if name == 'o' else 1)
 
     return {k: layer(v) if k.startswith('stack_') else v for k, v in params.items()}
 
