@@ -71,6 +71,7 @@ setuptools.setup(
             'mypy>=2.4',
             'openai>=1.60',  # as a client of ours
             'pytest>=8.3',
+            'pytest-cov>=6.0',
             'pytest-timeout>=2.3',
             'pytest-xdist>=3.6',
             'ruff>=0.14',
