@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import functools
 import itertools
 import os
@@ -32,7 +33,7 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from r1jax import runtime
@@ -49,9 +50,49 @@ _HEAD = 1024  # bytes that are exchanged at once
 _PATIENCE = 7 * 86_400_000  # ms that processes wait for one that lives: what hangs is the watchdog's
 
 _many = False  # whether `start` has joined others
-_meetings = itertools.count()
 _over = threading.Event()  # the run, for who listens for failures
-_alone = False  # while the first process does what the others only hear of
+# Of this thread: while the first process does what the others only hear of
+_alone: contextvars.ContextVar[bool] = contextvars.ContextVar('alone', default=False)
+
+
+class Circle:
+    """Threads of all processes, one of each, that tell each other things. A thread that acts beside the main one has a circle of its own
+    (`among`): what each of them says is apart, and so are the devices it is said over, since the programs of a device must begin in one
+    order in all processes. All processes make their circles in the same order.
+    """
+
+    _made = itertools.count()
+
+    def __init__(self, devices: Iterable[Any] | None = None):
+        """devices: of every process one at least; None: all there are."""
+        self.number, self.meetings, self._devices = next(self._made), itertools.count(), devices
+
+    def meet(self) -> None:
+        """Returns once the others are here. They may have much to do before; where one has died, the runtime says so at once."""
+        _client().wait_at_barrier(f'r1jax/{self.number}/{next(self.meetings)}', _PATIENCE)
+
+    @functools.cached_property
+    def devices(self) -> list[Any]:
+        """One of each process, in their order."""
+        jax = sys.modules['jax']
+        firsts: dict[int, Any] = {}
+        for each in jax.devices() if self._devices is None else self._devices:
+            firsts.setdefault(each.process_index, each)
+        return [firsts[i] for i in range(jax.process_count())]
+
+
+_main = Circle()
+_circle: contextvars.ContextVar[Circle | None] = contextvars.ContextVar('circle', default=None)  # None: the main one
+
+
+@contextlib.contextmanager
+def among(circle: Circle) -> Iterator[None]:
+    """Within it this thread meets the others of the circle."""
+    token = _circle.set(circle)
+    try:
+        yield
+    finally:
+        _circle.reset(token)
 
 
 class Place(NamedTuple):
@@ -182,12 +223,12 @@ def _end_waiting(whom: str) -> None:
 
 def count() -> int:
     """Processes that compute together: those of this run, or one where `told` has this one act alone."""
-    return sys.modules['jax'].process_count() if _many and not _alone else 1
+    return sys.modules['jax'].process_count() if _many and not _alone.get() else 1
 
 
 def index() -> int:
     """The number of this process, from 0."""
-    return sys.modules['jax'].process_index() if _many and not _alone else 0
+    return sys.modules['jax'].process_index() if _many and not _alone.get() else 0
 
 
 def first() -> bool:
@@ -216,35 +257,53 @@ def exchange(value: T) -> list[T]:
     Raises:
       Gone: one of them cannot, since it has ended.
     """
-    if not _many or _alone:
+    if not _many or _alone.get():
         return [value]
     data = pickle.dumps(value)
     try:
-        # A process may have much to do before it comes here: the runtime waits, and says so at once where one has died. Collectives of
-        # devices have time limits of their own
-        _client().wait_at_barrier(f'r1jax/{next(_meetings)}', _PATIENCE)
-        rows = _gathered(data)
+        circle = _circle.get() or _main
+        circle.meet()  # first, since collectives of devices have time limits of their own
+        rows = _gathered(data, circle.devices)
     except Exception as error:
         raise Gone(f'{name()} waits in vain for the others: {error}') from error
     return [pickle.loads(row) for row in rows]
 
 
-def _gathered(data: bytes) -> list[bytes]:
+def _gathered(data: bytes, devices: list[Any]) -> list[bytes]:
     import numpy as np
-    from jax.experimental import multihost_utils
 
     head = np.zeros(_HEAD, np.uint8)  # the size, and what is small
     raw = np.frombuffer(data, np.uint8)
     head[:8] = np.frombuffer(np.int64(len(raw)).tobytes(), np.uint8)
     head[8 : 8 + len(raw)] = raw[: _HEAD - 8]
-    heads = multihost_utils.process_allgather(head)
+    heads = _rows(head, devices)
     sizes = [int.from_bytes(row[:8].tobytes(), sys.byteorder) for row in heads]
     rows = heads[:, 8:]
     if max(sizes) > rows.shape[1]:
         padded = np.zeros(1 << (max(sizes) - 1).bit_length(), np.uint8)  # of few sizes: each is compiled once
         padded[: len(raw)] = raw
-        rows = multihost_utils.process_allgather(padded)
+        rows = _rows(padded, devices)
     return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
+def _rows(mine: Any, devices: list[Any]) -> Any:
+    """What each process has, u8[size], by a program of these devices, one of each process: u8[processes,size]."""
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(devices), ('process',))
+    part = jax.device_put(mine[None], devices[jax.process_index()])
+    each = jax.make_array_from_single_device_arrays(
+        (len(devices), len(mine)), NamedSharding(mesh, PartitionSpec('process')), [part]
+    )
+    with jax.set_mesh(mesh):
+        whole = jax.jit(_same, out_shardings=NamedSharding(mesh, PartitionSpec()))(each)
+    return np.asarray(whole.addressable_data(0))
+
+
+def _same(a: Any) -> Any:
+    return a
 
 
 def told(make: Callable[[], T]) -> T:
@@ -252,7 +311,7 @@ def told(make: Callable[[], T]) -> T:
 
     What it calls in turn is the first process's alone, and is told to nobody.
     """
-    if not _many or _alone:
+    if not _many or _alone.get():
         return make()
     outcome = _tried(make) if first() else None
     result, error = exchange(outcome)[0]
@@ -263,7 +322,7 @@ def told(make: Callable[[], T]) -> T:
 
 def after_first(make: Callable[[], T]) -> T:
     """`make()` of each process, called by the others once the first has returned: what it writes is there for them."""
-    if not _many or _alone:
+    if not _many or _alone.get():
         return make()
     mine: list[T] = []
     told(lambda: mine.append(make()))
@@ -276,8 +335,7 @@ def wait() -> None:
 
 
 def _tried(make: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    global _alone
-    _alone = True
+    token = _alone.set(True)
     try:
         return make(), None
     except Exception as error:
@@ -287,7 +345,7 @@ def _tried(make: Callable[[], T]) -> tuple[T | None, BaseException | None]:
             return None, RuntimeError(f'{type(error).__name__}: {error}')
         return None, error
     finally:
-        _alone = False
+        _alone.reset(token)
 
 
 def by_first(fn: Callable[..., T]) -> Callable[..., T]:

@@ -35,23 +35,22 @@ def moved(tree: Any, where: Any) -> Any:
     """The arrays of a tree on another mesh, with these NamedShardings; the tree itself where it is on that mesh.
 
     The devices are those of the tree's mesh, or all others. If they are others, the number of the ones must be a multiple of that of the
-    other ones: each piece of the fewer is then copied to, or from, as many devices.
+    other ones: each piece of the fewer is then copied to, or from, as many devices of its process.
 
     Raises:
       ValueError: the two meshes share some devices and not all, or their numbers do not divide.
     """
-    leaves = jax.tree.leaves(tree)
-    if not leaves:
+    return received(sent(tree, where), where)
+
+
+def sent(tree: Any, where: Any) -> Any:
+    """The first half of `moved`, all that runs on the devices of the tree: it is on those of `where` then, if not cut as it should be."""
+    if not (leaves := jax.tree.leaves(tree)):
         return tree
     old, mesh = leaves[0].sharding.mesh, jax.tree.leaves(where)[0].mesh
-    if old == mesh:
-        return tree
     ours, theirs = list(mesh.devices.flat), list(old.devices.flat)
-    if ours == theirs:
-        return _resharded(tree, where)
-    if set(ours) == set(theirs):  # in another order: `device_put` then runs a program that exchanges the pieces
-        with jax.set_mesh(mesh):
-            return jax.device_put(tree, where)
+    if set(ours) == set(theirs):
+        return tree
     n, m, shared = len(ours), len(theirs), len(set(ours) & set(theirs))
     if shared or max(n, m) % min(n, m):
         raise ValueError(
@@ -59,28 +58,60 @@ def moved(tree: Any, where: Any) -> Any:
             'of the other'
         )
     if n >= m:  # copied as they are cut, and cut anew where they arrive
-        as_cut = jax.tree.map(lambda a: a.sharding, tree)
-        return _resharded(jax.device_put(tree, _mirrored(as_cut, ours)), where)
-    return jax.device_put(_resharded(tree, _mirrored(where, theirs)), where)
+        return _copied(tree, _mirrored(jax.tree.map(lambda a: a.sharding, tree), ours))
+    return _copied(received(tree, _mirrored(where, theirs)), where)
+
+
+def received(tree: Any, where: Any) -> Any:
+    """The second half, all that runs on the devices of `where`: the tree is on them already, and is cut as `where` says."""
+    if not (leaves := jax.tree.leaves(tree)):
+        return tree
+    old, mesh = leaves[0].sharding.mesh, jax.tree.leaves(where)[0].mesh
+    if old == mesh:
+        return tree
+    with jax.set_mesh(mesh):
+        if list(old.devices.flat) == list(
+            mesh.devices.flat
+        ):  # one program, of the collectives that exchange what has to be elsewhere
+            return jax.jit(_same, out_shardings=where)(tree)
+        return jax.device_put(tree, where)  # the same in another order: a program that exchanges the pieces too
 
 
 def _mirrored(where: Any, devices: list[Any]) -> Any:
-    """The same shardings on other devices, several times if they are more."""
+    """The same shardings on other devices, several times if they are more: each piece on as many of the process that has it."""
     mesh = jax.tree.leaves(where)[0].mesh
-    shape = (len(devices) // mesh.size, *mesh.devices.shape)
+    left: dict[int, list[Any]] = {}
+    for each in devices:
+        left.setdefault(each.process_index, []).append(each)
+    mirrors = np.empty((len(devices) // mesh.size, mesh.size), object)
+    for copy, i in np.ndindex(*mirrors.shape):
+        here = left.get(mesh.devices.flat[i].process_index)
+        if not here:
+            raise ValueError('each process must have its equal share of both meshes, which hand arrays to each other')
+        mirrors[copy, i] = here.pop(0)
     names = ('copy', *mesh.axis_names)
-    mirror = Mesh(np.array(devices).reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
+    mirror = Mesh(mirrors.reshape(-1, *mesh.devices.shape), names, axis_types=(AxisType.Auto,) * len(names))
     return jax.tree.map(lambda s: NamedSharding(mirror, s.spec), where)
+
+
+def _copied(tree: Any, where: Any) -> Any:
+    """On other devices, cut alike: each piece goes from a device to another of the same process, and no program runs."""
+
+    def one(a, s):
+        pieces = {_bounds(each.index, a.shape): each.data for each in a.addressable_shards}
+        parts = s.addressable_devices_indices_map(a.shape)
+        there = jax.device_put([pieces[_bounds(index, a.shape)] for index in parts.values()], list(parts))
+        return jax.make_array_from_single_device_arrays(a.shape, s, there)
+
+    return jax.tree.map(one, tree, where)
+
+
+def _bounds(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple(part.indices(size) for part, size in zip(index, shape, strict=True))
 
 
 def _same(tree: Any) -> Any:
     return tree
-
-
-def _resharded(tree: Any, where: Any) -> Any:
-    """On the same devices in the same order: one program, of the collectives that exchange what has to be elsewhere."""
-    with jax.set_mesh(jax.tree.leaves(where)[0].mesh):
-        return jax.jit(_same, out_shardings=where)(tree)
 
 
 def on(mesh: Mesh, rows: Generator[T]) -> Iterator[T]:

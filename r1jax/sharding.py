@@ -39,7 +39,8 @@ _TYPES = (AxisType.Auto,) * len(
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """Mesh of `cfg` over the first of `devices`, those that are here or those of a topology.
+    """Mesh of `cfg` over the first of `devices`, those that are here or those of a topology; where they are not all and it divides, over
+    the first of each process, so that none stands idle.
 
     With `slices` each slice holds an equal part of the data axis; devices that do not say which slice is theirs are cut in order.
 
@@ -55,7 +56,7 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     for each in devices:
         slices.setdefault(getattr(each, 'slice_index', 0), []).append(each)
     if cfg.slices > 1 and len(slices) > 1:
-        chosen = [slices[i][: cfg.devices // cfg.slices] for i in sorted(slices)[: cfg.slices]]
+        chosen = [_first(slices[i], cfg.devices // cfg.slices) for i in sorted(slices)[: cfg.slices]]
         sizes = [len(each) for each in chosen]
         if len(sizes) < cfg.slices or sum(sizes) < cfg.devices:
             raise ValueError(
@@ -77,8 +78,19 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
                 f'mesh {_told(cfg)} needs {cfg.devices} devices, but a slice has {len(devices)}: give mesh.slices, of {len(slices)} here'
             )
     # An axis may be a part of a side of the machine's torus, as 4 of 8
-    placed = mesh_utils.create_device_mesh(shape, devices[: cfg.devices], allow_split_physical_axes=True)
+    placed = mesh_utils.create_device_mesh(shape, _first(devices, cfg.devices), allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=_TYPES)
+
+
+def _first(devices: list[Any], count: int) -> list[Any]:
+    by: dict[int, list] = {}
+    for each in devices:
+        by.setdefault(each.process_index, []).append(each)
+    share, over = divmod(count, len(by))
+    if over or any(len(part) < share for part in by.values()):
+        return devices[:count]
+    chosen = {each for part in by.values() for each in part[:share]}
+    return [each for each in devices if each in chosen]
 
 
 def abstract_mesh(cfg: MeshConfig) -> AbstractMesh:

@@ -14,7 +14,7 @@ from processes import TESTS, Processes
 from r1jax import distributed
 from r1jax.settings import BadInput
 
-SMALLEST = str(TESTS / 'smallest_many.py')
+SMALLEST, SPLIT = (str(TESTS / f'{name}.py') for name in ('smallest_many', 'smallest_split'))
 
 
 def test_by_hand_it_is_said_where_the_first_is_how_many_and_which():
@@ -99,18 +99,17 @@ def _settings(args):
     return ('--set', *args) if args else ()
 
 
-def trained(folder, number, *args, devices=1, into=None):
+def trained(folder, number, *args, devices=1, into=None, experiment=SMALLEST):
     """The workdir of a whole run."""
     workdir = into or folder / 'run'
-    with processes.run(folder, number, workdir, SMALLEST, *_settings(args), devices=devices) as them:
+    with processes.run(folder, number, workdir, experiment, *_settings(args), devices=devices) as them:
         assert them.statuses() == [0] * number, [them.said(i) for i in range(number)]
     return workdir
 
 
 def weights(workdir):
     return {
-        stage: json.loads((workdir / f'checkpoints/{stage}/done.json').read_text())['outputs']
-        for stage in ('base', 'zero')
+        each.parent.name: json.loads(each.read_text())['outputs'] for each in workdir.glob('checkpoints/*/done.json')
     }
 
 
@@ -148,9 +147,9 @@ def test_two_and_four_processes_train_to_the_numbers_of_one(tmp_path, of_two):
     )
 
 
-def stopped_at(folder, workdir, victim, sign):
+def stopped_at(folder, workdir, victim, sign, *args, devices=1, experiment=SMALLEST):
     """Runs two processes, sends one of them a signal in the middle of the second stage, and waits for both to end; their statuses."""
-    with processes.run(folder, 2, workdir, SMALLEST, '--set', 'mesh.data=2') as them:
+    with processes.run(folder, 2, workdir, experiment, *_settings(args), devices=devices) as them:
         metrics = workdir / 'metrics.jsonl'
         while not (metrics.exists() and b'"stage": "zero", "step": 3' in metrics.read_bytes()):
             assert [p.poll() for p in them.all] == [None, None], [them.said(i) for i in (0, 1)]
@@ -165,7 +164,7 @@ def stopped_at(folder, workdir, victim, sign):
 @pytest.mark.parametrize(('victim', 'others'), [(1, (2,)), (0, (1, 4))])
 def test_killed_it_goes_on_bit_for_bit_and_with_other_numbers_of_processes(tmp_path, of_two, victim, others):
     workdir = tmp_path / 'run'
-    statuses, said = stopped_at(tmp_path, workdir, victim, signal.SIGKILL)
+    statuses, said = stopped_at(tmp_path, workdir, victim, signal.SIGKILL, 'mesh.data=2')
     assert statuses[victim] == -signal.SIGKILL and statuses[1 - victim] not in (0, -signal.SIGKILL)
     assert 'another process has ended' in said or 'another task died' in said, said
     for number in others:
@@ -184,7 +183,7 @@ def test_killed_it_goes_on_bit_for_bit_and_with_other_numbers_of_processes(tmp_p
 @pytest.mark.timeout(3000)
 def test_a_signal_to_one_has_all_save_and_stop(tmp_path, of_two):
     workdir = tmp_path / 'run'
-    statuses, _ = stopped_at(tmp_path, workdir, 1, signal.SIGTERM)
+    statuses, _ = stopped_at(tmp_path, workdir, 1, signal.SIGTERM, 'mesh.data=2')
     assert statuses == [128 + signal.SIGTERM] * 2
     step = max(int(each.name) for each in (workdir / 'checkpoints' / 'zero').iterdir() if each.name.isdecimal())
     assert step == len(
@@ -194,3 +193,19 @@ def test_a_signal_to_one_has_all_save_and_stop(tmp_path, of_two):
     assert timeless(workdir / 'metrics.jsonl') == timeless(of_two / 'metrics.jsonl') and weights(workdir) == weights(
         of_two
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_processes_that_sample_apart_have_the_bits_of_one_and_go_on_when_killed(tmp_path):
+    devices = 3  # of each process: one that trains, and two that sample
+    split = 'mesh.fsdp=2', 'zero.source.split.mesh.data=4', 'zero.source.split.staleness=1'
+    one = trained(tmp_path / 'one', 1, *split, devices=2 * devices, experiment=SPLIT)
+    workdir = tmp_path / 'run'
+    statuses, _ = stopped_at(tmp_path, workdir, 0, signal.SIGKILL, *split, devices=devices, experiment=SPLIT)
+    assert 0 not in statuses
+    trained(tmp_path / 'again', 2, *split, devices=devices, into=workdir, experiment=SPLIT)
+    for name in ('metrics.jsonl', 'samples.jsonl'):
+        assert timeless(workdir / name) == timeless(one / name)
+    assert [m['rollout/staleness'] for m in timeless(one / 'metrics.jsonl')] == [0, 0, 1, 1, 1]
+    assert weights(workdir) == weights(one)

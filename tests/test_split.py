@@ -8,21 +8,18 @@ import threading
 import jax
 import numpy as np
 import pytest
-import smallest
 import toy
 from killing import timeless
+from smallest_split import recipe
 from test_train import Killed, final_params, interrupt
 
 from r1jax import sharding
 from r1jax.checks import validate
-from r1jax.config import GRPO, MeshConfig, OnPolicy, Part, SampleConfig, Split
-from r1jax.data.tiny import TinySums
+from r1jax.config import GRPO, MeshConfig, OnPolicy, Split
 from r1jax.settings import BadInput
 from r1jax.train import ahead, profile, stage
 from r1jax.train.drawer import Drawn
 from r1jax.train.log import read
-
-CAP = 2.0
 
 
 class Draws:
@@ -95,10 +92,9 @@ def test_weights_are_handed_over_while_a_rollout_is_drawn_and_what_stays_is_not_
     one, base = ahead.Ahead(draws, sample, 1), weights(train, 7)['w']
     for step in range(2):
         one.begin({'w': weights(train, step)['w'], 'base': base}, step)  # does not wait
-    assert [source is base for source, _ in one._sent] == [True, False]
-    kept = one._sent[0][1]
+    pieces, _ = one._handed_over({'w': weights(train, 2)['w'], 'base': base})
+    assert [piece is None for piece in pieces] == [True, False]
     one.begin({'w': weights(train, 2)['w'], 'base': base}, 2)
-    assert one._sent[0][1] is kept
     draws.go.set()
     assert [drawn.began for drawn in one.settled()] == [0, 1, 2]
     assert [one.take().began for _ in range(3)] == [0, 1, 2]
@@ -161,24 +157,6 @@ def test_a_state_that_is_restored_takes_the_place_of_what_is_begun():
     assert [drawn.began for drawn in one.settled()] == [4, 5, 6, 7]
     assert len(draws.asked) == count + 3  # nothing that was begun before goes on
     one.close()
-
-
-def varied(problem, response):
-    """A reward that differs within groups, whatever a policy of random weights says."""
-    return (sum(map(ord, response.text)) + response.tokens) % 3 / 2
-
-
-def recipe(split=None, mesh=None, **change):
-    """The smallest experiment's second stage, from random weights: a rollout serves two updates."""
-    whole = smallest.recipe()
-    zero = whole.stages[1]
-    sample = SampleConfig(max_tokens=12, max_prompt=12, slots=32, buckets=1)
-    drawn = OnPolicy(
-        TinySums(size=50, terms=(2, 3)), sample, (Part('varied', varied),), 8, 4, minibatches=2, split=split
-    )
-    also = {'phases': (), 'evals': (), 'checkpoint_every': 1, 'steps': 5, 'loss': GRPO(beta=0.01, importance_cap=CAP)}
-    zero = dataclasses.replace(zero, start='init', source=drawn, **also | change)
-    return dataclasses.replace(whole, stages=(zero,), mesh=mesh or whole.mesh)
 
 
 def ran(path, whole, **how):
@@ -265,14 +243,30 @@ def test_splits_that_cannot_be_are_refused(split, change, message):
     assert str(error.value).startswith(message)
 
 
-def test_several_processes_cannot_be_split():
-    stages = recipe(Split(MeshConfig())).stages
-    ahead.refuse_many(stages, 1)
-    ahead.refuse_many(recipe().stages, 2)
-    with pytest.raises(
-        BadInput, match=r'zero.source.split is for the devices of one process, and here are 2: leave it None'
-    ):
-        ahead.refuse_many(stages, 2)
+def test_of_several_processes_each_has_its_share_of_every_mesh(monkeypatch):
+    monkeypatch.setattr(stage.distributed, 'count', lambda: 2)
+    four, two, one = MeshConfig(fsdp=4), MeshConfig(data=2), MeshConfig()
+    stage._refuse_idle(recipe(Split(two), four))
+    for where, whole in [('mesh', recipe(None, one)), ('zero.source.split.mesh', recipe(Split(one), two))]:
+        with pytest.raises(BadInput) as error:
+            stage._refuse_idle(whole)
+        want = f'{where} takes 1 devices, and 2 processes have 8: of several processes it has to take as many of each'
+        assert str(error.value) == want
+
+
+def test_devices_of_a_part_of_the_machine_are_of_all_processes():
+    class Device:
+        platform, device_kind = 'cpu', 'cpu'
+
+        def __init__(self, process):
+            self.process_index = process
+
+    devices = [Device(i // 3) for i in range(6)]
+    trains = list(sharding.make_mesh(MeshConfig(fsdp=2), devices).devices.flat)
+    assert trains == [devices[0], devices[3]]
+    rest = [each for each in devices if each not in trains]
+    assert list(sharding.make_mesh(MeshConfig(data=4), rest).devices.flat) == rest
+    assert list(sharding.make_mesh(MeshConfig(data=3), devices).devices.flat) == devices[:3]  # it does not divide
 
 
 def test_a_split_has_one_layout_for_sampling_whose_devices_share_the_slots():

@@ -116,9 +116,10 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Devices of their own for sampling, which goes on while the stage's train; all are of one process. Evaluations run on the stage's.
+    """Devices of their own for sampling, which goes on while the stage's train. Evaluations run on the stage's.
 
     The stage's mesh takes the first devices, `mesh` those behind them; the number of the ones is a multiple of that of the others.
+    Of several processes each gives the same share to both.
     `GRPO.importance_cap` corrects for rollouts of older policies, `rollout/staleness` shows how old they are.
     """
 

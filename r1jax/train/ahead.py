@@ -15,7 +15,6 @@ from __future__ import annotations
 import collections
 import contextvars
 import itertools
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -23,10 +22,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax import resharding, sharding
+from r1jax import distributed, resharding, sharding
 from r1jax.config import Stage
 from r1jax.nn import layout
-from r1jax.settings import BadInput
 from r1jax.train.drawer import Drawer, Drawn
 from r1jax.train.log import plain
 
@@ -40,18 +38,6 @@ def apart(stage: Stage, mesh: Mesh) -> Mesh | None:
     return sharding.make_mesh(split.mesh, [d for d in jax.devices() if d not in ours])
 
 
-def refuse_many(stages: Sequence[Stage], processes: int) -> None:
-    """Raises BadInput where a stage samples apart and its devices are those of several processes: each would launch what its two threads
-    ask for in an order of its own, and wait for the others for ever.
-    """
-    for stage in stages:
-        if processes > 1 and getattr(stage.source, 'split', None):
-            raise BadInput(
-                f'{stage.name}.source.split is for the devices of one process, and here are {processes}: leave it None, and give '
-                f'{stage.name}.source.sample.mesh where sampling wants another layout'
-            )
-
-
 class Ahead:
     """The rollouts that are drawn before updates take them, in their order. One thread draws them all."""
 
@@ -63,33 +49,43 @@ class Ahead:
         self._at = 0  # among the rollouts: the next to be taken; those before it are taken since the mark
         self._rollouts: collections.deque[Future[Drawn]] = collections.deque()
         self._thread = ThreadPoolExecutor(1, 'sampling')
-        self._sent: list[tuple[Any, jax.Array]] = []  # of each weight, the array and its copy
+        self._circle = distributed.Circle(mesh.devices.flat)  # of the threads that sample
+        self._sent: list[Any] = []  # of each weight, the array that was sent last
+        self._there: list[jax.Array] = []  # what became of them: of the thread
 
     def begin(self, params: Any, step: int, passed: int = 0) -> None:
         """Begins the rollouts that are to be drawn by the policy that has taken `step` steps. To be called before every batch; passed:
         batches that were given so far and that no step took.
         """
         while (began := self.next - passed) <= min(step + self.staleness, self.steps - 1):
-            weights = self._handed_over(params)
+            handed = self._handed_over(params)  # not by the thread, beside which an update may take their memory
             run = contextvars.copy_context().run  # the rules of the mesh, and what else holds here
-            self._rollouts.append(self._thread.submit(run, self._drawn, weights, began, step))
+            self._rollouts.append(self._thread.submit(run, self._drawn, *handed, began, step))
             self.next += self.stride
 
-    def _handed_over(self, params: Any) -> Any:
-        """The weights on the devices that sample. What has not changed stays there: the base of adapters."""
+    def _handed_over(self, params: Any) -> tuple[list[tuple[jax.Array, Any] | None], Any]:
+        """The weights on the devices that sample, each cut as it was and with the sharding that it is to have there, and their tree. None:
+        what has not changed and stays there, the base of adapters.
+        """
         leaves, tree = jax.tree.flatten(params)
-        before = self._sent or [(None, None)] * len(leaves)
+        before = self._sent or [None] * len(leaves)
+        where = jax.tree.leaves(layout.shardings(params, self.draw.stage.model, self.mesh))
+        changed = [i for i, (a, old) in enumerate(zip(leaves, before, strict=True)) if a is not old]
         with jax.profiler.TraceAnnotation('hand_over'):
-            changed = [a for a, (old, _) in zip(leaves, before, strict=True) if a is not old]
-            where = jax.tree.leaves(layout.shardings(params, self.draw.stage.model, self.mesh))
-            where = [s for s, a, (old, _) in zip(where, leaves, before, strict=True) if a is not old]
-            copies = iter(resharding.moved(changed, where))
-        self._sent = [(a, copy if a is old else next(copies)) for a, (old, copy) in zip(leaves, before, strict=True)]
-        return jax.tree.unflatten(tree, [copy for _, copy in self._sent])
+            copies = resharding.sent([leaves[i] for i in changed], [where[i] for i in changed])
+        self._sent = leaves
+        pieces: list[tuple[jax.Array, Any] | None] = [None] * len(leaves)
+        for i, copy in zip(changed, copies, strict=True):
+            pieces[i] = copy, where[i]
+        return pieces, tree
 
-    def _drawn(self, weights: Any, began: int, version: int) -> Drawn:
-        with jax.set_mesh(self.mesh):
-            return self.draw(weights, began, version)
+    def _drawn(self, pieces: list[tuple[jax.Array, Any] | None], tree: Any, began: int, version: int) -> Drawn:
+        """By the thread. Every program of the devices that sample begins here: of several processes in the same order in each."""
+        with jax.set_mesh(self.mesh), distributed.among(self._circle):
+            new = iter(resharding.received(*map(list, zip(*filter(None, pieces), strict=True))) if any(pieces) else ())
+            self._there = [self._there[i] if each is None else next(new) for i, each in enumerate(pieces)]
+            pieces.clear()  # the weights are here twice no longer
+            return self.draw(jax.tree.unflatten(tree, self._there), began, version)
 
     def take(self) -> Drawn:
         """The next rollout. Raises what went wrong while it was drawn."""

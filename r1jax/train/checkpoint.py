@@ -44,8 +44,15 @@ class Checkpoints:
     def __init__(self, workdir: str, stage: str, keep: Keep | None = None):
         self.directory = stage_directory(workdir, stage)
         self.keep = keep
+        many = distributed.count() > 1
+        if many:
+            distributed.told(lambda: os.makedirs(self.directory, exist_ok=True))
         options = ocp.CheckpointManagerOptions(
-            create=True,
+            create=not many,
+            # Processes then meet without a program of all devices, of which some may be sampling
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                active_processes=set(range(distributed.count())) if many else None
+            ),
             cleanup_tmp_directories=keep is not None,  # halves that a kill or a full disk has left
             enable_async_checkpointing=True,
             # Folders are made before `save` returns: where there is no room for one, what is written in the background would wait for it

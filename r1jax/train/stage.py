@@ -22,7 +22,7 @@ from r1jax.pulse import Watchdog
 from r1jax.record import to_json
 from r1jax.rewards.environment import Called
 from r1jax.settings import BadInput, Failed, as_bad_input, chosen
-from r1jax.train import ahead, aside, board, checkpoint, disk, events, learned, restore, shared
+from r1jax.train import aside, board, checkpoint, disk, events, learned, restore, shared
 from r1jax.train import profile as profiles
 from r1jax.train.collect import Collecting
 from r1jax.train.inputs import Book, Changes, needs
@@ -79,7 +79,6 @@ def _stages(recipe: Recipe, workdir: str, stage: str | None, first: str | None, 
     wanted = [s.name for s in stages]
     with as_bad_input():
         validate(recipe, jax.device_count())
-        ahead.refuse_many(stages, jax.process_count())
         traced = profiles.wanted(profile, stages) if profile else None
         _refuse_idle(recipe)
         if recipe.wandb:
@@ -162,13 +161,20 @@ def _run(context: Context, job: Job) -> tuple[dict, dict]:
 
 
 def _refuse_idle(recipe: Recipe) -> None:
-    """Raises BadInput where a process would have no device in a mesh, and so no part in what all do together."""
-    if distributed.count() == 1:
+    """Raises BadInput where a process would have no device in a mesh, and so no part in what all do together, or fewer than another."""
+    count, total = distributed.count(), jax.device_count()
+    if count == 1:
         return
-    for where, mesh in [('mesh', recipe.mesh), *((f'{s.name}.mesh', s.mesh) for s in recipe.stages)]:
-        if mesh and mesh.devices != jax.device_count():
-            here = f'{distributed.count()} processes have {jax.device_count()}'
-            raise BadInput(f'{where} takes {mesh.devices} devices, and {here}: of several processes it has to take all')
+    meshes = [('mesh', recipe.mesh), *((f'{s.name}.mesh', s.mesh) for s in recipe.stages)]
+    for stage in recipe.stages:
+        if split := getattr(stage.source, 'split', None):
+            meshes.append((f'{stage.name}.source.split.mesh', split.mesh))
+    for where, mesh in meshes:
+        if mesh and mesh.devices % count:
+            here = f'{count} processes have {total}'
+            raise BadInput(
+                f'{where} takes {mesh.devices} devices, and {here}: of several processes it has to take as many of each'
+            )
 
 
 def _refuse_unmet(book: Book, wanted: Sequence[str]) -> None:
