@@ -1,9 +1,11 @@
 """Other algorithms than the recipe's own: each runs, and the documents say what they are."""
 
 import dataclasses
+import math
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 import smallest
@@ -13,6 +15,9 @@ from r1jax.config import DPO, GRPO, Stored
 from r1jax.data.tiny import TinySums
 from r1jax.data.tiny_pairs import TinyPairs
 from r1jax.rewards import accuracy
+from r1jax.rl.advantage import group_advantage
+from r1jax.rl.batch import Item, pack, token_weights
+from r1jax.rl.loss import grpo
 from r1jax.settings import BadInput
 from r1jax.train import stage
 from r1jax.train.log import read
@@ -58,6 +63,46 @@ def test_dapo_docks_what_is_nearly_too_long():
         ValueError, match='stage base has the source Stored: these algorithms sample, which takes OnPolicy'
     ):
         with_algorithm(smallest.recipe().stages[0], DAPO)
+
+
+# A group of three that was drawn with a limit of 5 tokens: two tokens that earn 2, five and one that earn nothing; ratios to the policy
+# that drew, which is the reference too. R1's advantages are (2, -1, -1)/√3.
+RATIOS = (3.0, 0.5), (0.5,) * 5, (2.0,)
+R1_GAIN = (2 * (1.2 + 0.5) / 2 - 0.8 - 2) / math.sqrt(3) / 3
+R1_KL = ((1 / 3 + 2 + math.log(1.5) - 2) / 2 + (2 + math.log(0.5) - 1) + (0.5 + math.log(2) - 1)) / 3  # k3
+BY_HAND = {  # what is minimised
+    'GRPO': -R1_GAIN + 0.001 * R1_KL,
+    # Advantages (4, -2, -2)/3, not divided by their spread, and the limit in place of each length
+    'Dr. GRPO': -(4 / 3 * (1.2 + 0.5) - 2 / 3 * 5 * 0.8 - 2 / 3 * 2) / (3 * 5),
+    # Five tokens are the limit and cost 1: rewards (2, -1, 0), advantages (5, -4, -1)/√21; of eight tokens each weighs the same
+    'DAPO': -(5 * (1.28 + 0.5) - 4 * 5 * 0.8 - 1 * 2) / math.sqrt(21) / 8,
+    # Ratios √1.5, ½ and 2: the first two are clipped, the last loses more as it is
+    'GSPO': -(2 * (1 + 4e-4) - (1 - 3e-4) - 2) / math.sqrt(3) / 3,
+    # Each against the mean of the two others, 0 and twice 1; nothing is clipped
+    'RLOO': -(2 * (3 + 0.5) - 1 * 5 * 0.5 - 1 * 2) / (3 * 5),
+}
+
+
+@pytest.mark.parametrize('name', ALGORITHMS)
+def test_the_loss_of_each_by_hand(name):
+    """From rewards to the loss, by the settings of the value and no others."""
+    cfg, source = ALGORITHMS[name].loss, ALGORITHMS[name].source
+    lengths = list(map(len, RATIOS))
+    reward = np.array([[2.0, 0.0, 0.0]])
+    if source.get('overlong') == 'soft':
+        reward += soft_overlong([Response('', n, True) for n in lengths], 5, 1)
+    how = cfg.scale_by_std, cfg.std_ddof, cfg.std_eps, cfg.baseline
+    (advantage,) = group_advantage(reward, np.ones((1, 3), bool), *how)
+    weight = token_weights(lengths, np.ones(3, bool), cfg.normalise, 5)
+    each = zip(lengths, weight, advantage, strict=True)
+    items = [Item(np.array([7]), np.arange(1, n + 1), w, 0, a) for n, w, a in each]
+    batch, _, places = pack(items, 12, 1, 1)
+    logp = np.zeros_like(batch.weight)
+    for (m, r, t), ratio in zip(places, RATIOS, strict=True):
+        logp[m, r, t : t + len(ratio)] = np.log(ratio)
+    row = jax.tree.map(lambda a: a[0], batch)
+    loss = grpo(logp[0], row, (cfg.clip_low, cfg.clip_high), cfg.beta, cfg.kl, cfg.importance_cap, cfg.ratio)
+    np.testing.assert_allclose(loss, BY_HAND[name], rtol=1e-5)
 
 
 def dpo(**loss):

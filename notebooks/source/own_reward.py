@@ -1,8 +1,9 @@
 # %% [markdown]
-# # Write your own reward
+# # Write your own reward and environment
 #
 # A reward is a function of a problem and a response. This notebook writes one, tries it before any training, trains with it, and then
-# does it wrong on purpose: a reward with a hole, which RL finds in minutes, and the diagnosis that tells.
+# does it wrong on purpose: a reward with a hole, which RL finds in minutes, and the diagnosis that tells. An environment is what speaks
+# between the turns of a response; the second half writes one, too, and trains a policy that it answers.
 
 # %% tags=["first"]
 # the first cell
@@ -106,10 +107,76 @@ class Sums:
 print(Sums(size=3, seed=0).load())
 
 # %% [markdown]
+# ## An environment
+#
+# An environment is a frozen dataclass with four settings that is called after each turn of the policy. It says something, a `Reply`, and
+# the policy goes on behind it; or None, and the response is over. This one reads an answer over: it adds up the terms that the steps of
+# the thinking name, and where something else was answered it says the last step as it should be. The policy may then answer again. A
+# term that no step names it cannot know of, so it helps those who think all of it through.
+#
+# `frame` has the texts around what is said: here tags, as the base has read them before an answer. A model that was tuned to chat has
+# other ones, such as `r1jax.config.CHATML`.
+
+# %%
+import re
+
+from r1jax.config import Frame
+from r1jax.types import Reply
+
+FRAME = Frame(before=' <think>', between='', after=' </think>', cut='')
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOver:
+    """Says the last step of the thinking as it should be, where another answer was given."""
+
+    frame: Frame = FRAME
+    turns: int = 2  # most turns of the policy
+    output: int = 8  # tokens of what is said, at most
+    deadline: float = 0.0  # seconds that a call may take; 0: called here, and not in a process of its own
+
+    def __call__(self, problem: Problem, response: Response) -> Reply | None:
+        *before, turn = response.turns
+        if before:
+            return None  # once is enough
+        terms: list[int] = []
+        for again, first, term in re.findall(r'(wait, )?(\d)\+(\d)=\d', turn):
+            terms = [*(terms[:-1] if again else terms or [int(first)]), int(term)]  # "wait," does a step again
+        given = accuracy.answer(turn)
+        if not terms:
+            return Reply((' hm',)) if given is None else None
+        *others, last = terms
+        total = sum(terms) % 10
+        return None if given == str(total) else Reply((f' {sum(others) % 10}+{last}={total}',))
+
+
+# %% [markdown]
+# It is tried as a reward is, with turns that you make up. `response.turns` is what both have said so far; `response.text`, which rewards
+# read, is the policy's turns alone. The last answer in it counts, and the format is that of the first turn, by a reward of our own: with
+# two answers the whole has too many tags.
+
+# %%
+read_over = ReadOver()
+
+
+def first_turn(problem: Problem, response: Response) -> float:
+    turn, *_ = *response.turns, response.text  # without an environment there are no turns
+    return form.format(problem, dataclasses.replace(response, text=turn))
+
+
+slip = ' <think> 3+4=7 7+8=4 </think> <answer> 4 </answer>'
+fixed = ' <think> 3+4=7 7+8=4 wait, 7+8=5 </think> <answer> 5 </answer>'
+for turns in ((slip,), (slip, ' 7+8=5', ' <answer> 5 </answer>'), (fixed,), (' five',)):
+    response = Response('\n'.join(turns[::2]), 12, True, turns)
+    grades = [grade(problem, response) for grade in (accuracy.exact, first_turn, form.format)]
+    print(turns, '->', read_over(problem, response), grades)
+
+# %% [markdown]
 # ## The recipe
 #
 # The base is pretrained on a messy corpus of sums (see `r1_zero.ipynb`). From it three stages start, with the same questions and three
-# rewards: the paper's accuracy and format; ours; and `hasty`, ours with a hole: whoever wrote it forgot to look at the answer.
+# rewards: the paper's accuracy and format; ours; and `hasty`, ours with a hole: whoever wrote it forgot to look at the answer. A fourth
+# has the paper's rewards, with our environment.
 
 # %%
 from r1jax.config import (
@@ -140,6 +207,7 @@ MIXES = {
     'brief': (Part('brief', brief), *MEASURED),
     'hasty': (Part('hasty', hasty), *MEASURED),
 }
+IN_TURNS = Part('format', first_turn), Part('accuracy', accuracy.exact)
 CORPUS, PRETRAIN, STEPS, ASKED, SAMPLES = {
     'small': (30_000, 800, 40, 64, 16),
     'tiny': (200, 4, 3, 4, 4),
@@ -175,9 +243,17 @@ def reinforced(name: str, rewards: tuple[Part, ...]) -> Stage:
     )
 
 
+def in_turns(stage: Stage) -> Stage:
+    """With our environment, and measured without it as well: what the policy can do alone."""
+    (held_out,) = stage.evals
+    alone = dataclasses.replace(held_out, name='alone', alone=True)
+    return dataclasses.replace(stage, environment=read_over, evals=(held_out, alone))
+
+
+rewarded = tuple(reinforced(name, rewards) for name, rewards in MIXES.items())
 recipe = Recipe(
     name='own_reward',
-    stages=(base, *(reinforced(name, rewards) for name, rewards in MIXES.items())),
+    stages=(base, *rewarded, in_turns(reinforced('checked', IN_TURNS))),
     template=r1_zero,
     model=ModelConfig(vocab=96, layers=3, width=64, heads=4, kv_heads=2, head_dim=16, hidden=192, context=128),
     tokenizer=TinyTokenizer(),
@@ -226,7 +302,7 @@ for finding in diagnose(WORKDIR):
     print(finding.lines())
 
 # %% [markdown]
-# And the samples, which one should read first. The same questions, after each of the three:
+# And the samples, which one should read first. The same questions, after each of the four stages:
 
 # %%
 from r1jax.train import log
@@ -241,6 +317,40 @@ for question in list(shown)[:3]:
     )
     for name, record in shown[question].items():
         print(f'  {name:6}{record["reward"]:6.2f} {record["completion"]}')
+
+# %% [markdown]
+# ## What the environment made of it
+#
+# Nothing pays for being read over: `checked` has the rewards of `plain`. What was said is in the response as tokens, with weight 0 in the
+# loss: the policy is not trained to say it. `alone` asks the same policy where nobody speaks, since what is put right for it it need not
+# learn itself.
+
+# %%
+print(f'{"":8}{"before":>8}{"after":>8}')
+for name, stage, evaluation in (
+    ('plain', 'plain', 'held_out'),
+    ('checked', 'checked', 'held_out'),
+    ('alone', 'checked', 'alone'),
+):
+    ends = summary['stages'][stage]['evals'][evaluation]
+    print(f'{name:8}' + ''.join(f'{ends[when]["pass@1"]:8.1%}' for when in ('before', 'after')))
+for path in ('environment/turns', 'environment/asked'):
+    _, values = stages['checked'].column(path)
+    print(f'{path:18}{values[0]:5.2f} at first, {values[-1]:5.2f} at the end')
+
+# %% [markdown]
+# A conversation stands in samples.jsonl turn by turn, the policy's own first:
+
+# %%
+talks = [
+    record
+    for record in log.read(f'{WORKDIR}/samples.jsonl')
+    if record['stage'] == 'checked' and record['when'] == 'rollout' and len(record.get('turns', ())) > 1
+]
+for record in talks[-3:]:
+    print(f'{record["prompt"]}  expected {record["answer"]}, reward {record["reward"]:.2f}')
+    for i, turn in enumerate(record['turns']):
+        print(f'  {"read over" if i % 2 else "policy":10}{turn}')
 
 # %% [markdown]
 # ## Make it an experiment
@@ -261,3 +371,4 @@ for path in new.write('mine', folder):
 # %% [markdown]
 # - More on rewards, and on what keeps them believable: [docs/rewards.md](../docs/rewards.md).
 # - On findings: [docs/diagnosis.md](../docs/diagnosis.md).
+# - On environments, tools among them, and on those of other libraries: [docs/environments.md](../docs/environments.md).
