@@ -79,6 +79,13 @@ def test_humaneval_comes_from_its_package():
     [
         (votes.formula, [r'\boxed{7}', 'is \\boxed{7.0}', '<answer> 7 </answer>'], r'\boxed{8}'),
         (votes.formula, [r'\boxed{\frac{x}{2}}', r'\boxed{ \frac x2 }'], r'\boxed{x}'),
+        (
+            votes.formula,
+            [r'\boxed{-\frac{1}{2}}', r'\boxed{-0.5}', r'\boxed{\dfrac{-1}2}', r'\boxed{-1/2}'],
+            r'\boxed{\frac12}',
+        ),
+        (votes.formula, [r'\boxed{12{,}000}', r'\boxed{12,000}', r'\boxed{12000}'], r'\boxed{12}'),
+        (votes.formula, [r'\boxed{11_2}', r'\boxed{11_{2}}'], r'\boxed{3}'),
         (votes.last, ['so 1,002', r'\boxed{1002}'], 'so 1,003'),
         (votes.letter, [r'\boxed{B}', r'\boxed{(b)}', r'\boxed{\text{B}}'], r'\boxed{C}'),
     ],
