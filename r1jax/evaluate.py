@@ -163,9 +163,7 @@ def _judgements(name: str, path: str, data: str | None) -> dict[str, Any]:
     if name == 'arena_hard':
         return winrate.arena(path)
     found = winrate.alpaca(path)
-    tables = [Path(data or '', 'alpaca_eval', file) for file in ('instruction_difficulty.csv', 'df_gamed.csv')]
-    gamed = winrate.gamed(*map(str, tables)) if data and all(each.is_file() for each in tables) else None
-    return winrate.length_controlled(found, gamed) | winrate.win_rate(found.preference)
+    return winrate.length_controlled(found, winrate.published(data)) | winrate.win_rate(found.preference)
 
 
 def _harness(names: Sequence[str]) -> Any:
@@ -303,7 +301,11 @@ def _asked(benchmark: Benchmark, problem: Problem) -> Problem:
 
 def _entry(ready: Ready, kept: Kept, settings: Mapping[str, Any], options: Options) -> dict[str, Any]:
     rows = grid(kept.lines(), [p.id for p in ready.bench.problems], ready.samples, str(kept.path))
-    found = ready.benchmark.figures(rows, options.at or results.powers(ready.samples))
+    ks = options.at or results.powers(ready.samples)
+    if ready.name == 'alpaca_eval':
+        found = judging.figures(rows, ks, winrate.published(options.data))
+    else:
+        found = ready.benchmark.figures(rows, ks)
     if options.ratings and found.get('rating') is not None:
         found['percentile'] = elo.percentile(found['rating'], elo.people(options.ratings))
     return results.entry(ready.name, found, settings)

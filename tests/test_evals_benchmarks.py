@@ -57,6 +57,26 @@ def test_plain_rows_are_read_where_their_split_is_the_benchmarks(tmp_path):
     assert [(p.id, p.prompt) for p in BENCHMARKS['gsm8k'].problems(str(tmp_path))] == [(1, '1?'), (3, '3?')]
 
 
+def test_of_alpaca_evals_files_the_second_ones_baseline_is_read(tmp_path):
+    copy = tmp_path / 'alpaca_eval'
+    copy.mkdir()
+    for name, said in (
+        ('alpaca_eval', 'GPT-3'),
+        ('alpaca_eval_gpt4_baseline', 'GPT-4'),
+        ('alpaca_eval_all_outputs', 'any'),
+    ):
+        (copy / f'{name}.json').write_text(json.dumps([{'instruction': 'p', 'output': said, 'generator': said}]))
+    (problem,) = BENCHMARKS['alpaca_eval'].problems(str(tmp_path))
+    assert (problem.prompt, problem.answer) == ('p', 'GPT-4')
+
+
+def test_what_the_hub_has_in_no_form_that_is_read_is_to_be_written(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r'write .*arena_hard\.jsonl: plain rows, the problem, and as its answer'
+    ):
+        BENCHMARKS['arena_hard'].problems(str(tmp_path))
+
+
 @pytest.mark.skipif(SHARED is None, reason='the shared data are not here')
 def test_the_shared_data_are_whole():
     counts = {name: len(BENCHMARKS[name].problems(str(SHARED))) for name in ('aime24', 'math500', 'gsm8k')}
@@ -79,6 +99,13 @@ def test_humaneval_comes_from_its_package():
     [
         (votes.formula, [r'\boxed{7}', 'is \\boxed{7.0}', '<answer> 7 </answer>'], r'\boxed{8}'),
         (votes.formula, [r'\boxed{\frac{x}{2}}', r'\boxed{ \frac x2 }'], r'\boxed{x}'),
+        (
+            votes.formula,
+            [r'\boxed{-\frac{1}{2}}', r'\boxed{-0.5}', r'\boxed{\dfrac{-1}2}', r'\boxed{-1/2}'],
+            r'\boxed{\frac12}',
+        ),
+        (votes.formula, [r'\boxed{12{,}000}', r'\boxed{12,000}', r'\boxed{12000}'], r'\boxed{12}'),
+        (votes.formula, [r'\boxed{11_2}', r'\boxed{11_{2}}'], r'\boxed{3}'),
         (votes.last, ['so 1,002', r'\boxed{1002}'], 'so 1,003'),
         (votes.letter, [r'\boxed{B}', r'\boxed{(b)}', r'\boxed{\text{B}}'], r'\boxed{C}'),
     ],

@@ -7,7 +7,7 @@ import pytest
 from tables import lines
 
 from r1jax.cli import main
-from r1jax.evals import compare, results
+from r1jax.evals import compare, judging, results
 from r1jax.evals.metrics import interval
 from r1jax.settings import BadInput
 
@@ -83,6 +83,34 @@ def test_the_command_prints_a_table(both, capsys):
     ]:
         assert main(['eval', *argv]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_win_rates_are_compared_where_both_were_judged(tmp_path):
+    preference = {'a': [1.0, 0.5, None, 0.0], 'b': [1.0, 1.0, 1.0, None]}
+    for name, values in preference.items():
+        rows = [
+            [
+                {'question': q, 'sample': 0, 'prompt': f'{q}?', 'answer': 'b', 'completion': 'c', 'tokens': 4}
+                | {'parts': {'preference': value}, 'outcome': 'raised' if value is None else 'graded'}
+            ]
+            for q, value in enumerate(values)
+        ]
+        (tmp_path / name).mkdir()
+        lines(tmp_path / name / 'alpaca_eval.jsonl', [row[0] for row in rows])
+        entry = results.entry('alpaca_eval', judging.figures(rows), {'data': 'd'})
+        results.write(tmp_path / name, {'what': name, 'weights': name}, {'alpaca_eval': entry})
+    found = compare.compare(str(tmp_path / 'a'), str(tmp_path / 'b'))['alpaca_eval']
+    each = found['win_rate']
+    assert (each['a'], each['b'], each['difference'], each['questions']) == (0.75, 1.0, 0.25, 2)
+    assert found['response_tokens']['difference'] == 0
+
+
+def test_folders_without_samples_of_ours_are_told_so(tmp_path):
+    for name in 'ab':
+        (tmp_path / name).mkdir()
+        results.write(tmp_path / name, {'what': name}, {'mmlu': results.entry('mmlu', {'acc': 0.5}, {})})
+    with pytest.raises(BadInput, match='has no benchmark with samples of ours and'):
+        compare.compare(str(tmp_path / 'a'), str(tmp_path / 'b'))
 
 
 def test_other_questions_and_numbers_of_samples(tmp_path):

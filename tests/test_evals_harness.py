@@ -1,6 +1,7 @@
 """Log-likelihoods against plain full passes; and lm-eval through our adapter against its own Hugging Face backend on the same weights."""
 
 import json
+import pathlib
 import shutil
 
 import jax
@@ -43,10 +44,23 @@ def test_likelihoods_are_those_of_a_full_pass():
 # --- lm-eval
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
+@pytest.fixture(scope='module', params=['plain', 'begun'])
+def folder(tmp_path_factory, request):
+    """A model whose tokenizer puts nothing in front of a text, and one whose files have a begin token there, as Llama 3's."""
     folder = shutil.copytree(GOLDEN / 'llama3', tmp_path_factory.mktemp('hf') / 'llama3')
     byte_tokenizer().save(folder)
+    if request.param == 'begun':
+        begin = {'SpecialToken': {'id': '<s>', 'type_id': 0}}
+        text = [{'Sequence': {'id': name, 'type_id': 0}} for name in 'AB']
+        special = {'<s>': {'id': '<s>', 'ids': [90], 'tokens': ['<s>']}}
+        said = {
+            'type': 'TemplateProcessing',
+            'single': [begin, text[0]],
+            'pair': [begin, *text],
+            'special_tokens': special,
+        }
+        file = folder / 'tokenizer.json'
+        file.write_text(json.dumps(json.loads(file.read_text()) | {'post_processor': said}))
     return str(folder)
 
 
@@ -89,6 +103,14 @@ def task(tmp_path):
     return str(tmp_path)
 
 
+def test_a_begin_token_stands_in_front_where_the_tokenizers_files_say_so(ours, folder):
+    begin = [90] if ours.ours.opening else []
+    assert ours.tok_encode('a') == [*begin, *ours.ours.encode('a')] and ours.ours.encode('a')[0] != 90
+    assert ours.tok_encode('a', add_special_tokens=False) == ours.ours.encode('a')
+    assert ours.tok_encode('<s>a') == [90, *ours.ours.encode('a')]  # once
+    assert bool(begin) == ('"TemplateProcessing"' in pathlib.Path(folder, 'tokenizer.json').read_text())
+
+
 def request(kind, *args):
     from lm_eval.api.instance import Instance
 
@@ -118,7 +140,8 @@ def test_texts_and_rolling_likelihoods_too(ours, theirs):
     assert ours.loglikelihood_rolling(rolling) == pytest.approx(
         theirs.loglikelihood_rolling(rolling, True), rel=1e-4, abs=1e-3
     )
-    empty = [request('loglikelihood', '', 'the cat'), request('loglikelihood', 'the ', 'cat')]
+    # other words: of requests that are the same tokens together, its backend reads one's logits for the other's
+    empty = [request('loglikelihood', '', 'the cat'), request('loglikelihood', 'an old ', 'cat')]
     for (a, _), (b, _) in zip(ours.loglikelihood(empty, True), theirs.loglikelihood(empty, True), strict=True):
         assert a == pytest.approx(b, abs=1e-3)
     plain = [request('generate_until', w, {'until': [], 'max_gen_toks': 12}) for w in (text, 'the cat', 'an old')]

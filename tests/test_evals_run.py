@@ -154,6 +154,18 @@ def test_ties_of_a_vote_share_the_question():
     assert results.figures(rows)['answered'] == pytest.approx(5 / 6)
 
 
+def test_what_is_no_share_is_not_shown_in_per_cent():
+    for metric, value, said in (
+        ('pass@1', 0.125, '12.5'),
+        ('rating', 1503.6, '1504'),
+        ('percentile', 96.3, '96.3'),
+        ('word_perplexity', 23.44, '23.4'),
+        ('bleu (get-answer)', 31.0, '31.0'),
+        ('exact_match (flexible-extract)', 0.31, '31.0'),
+    ):
+        assert results.number(metric, value) == said
+
+
 def test_results_of_several_runs_stand_together(tmp_path):
     one = results.entry('aime24', results.figures([[line(1.0), line(0.0)]]), {'seed': 0})
     assert one['paper']['pass@1']['R1'] == 79.8

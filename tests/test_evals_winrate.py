@@ -124,6 +124,28 @@ def test_the_command_says_both(files, capsys, monkeypatch):
     assert main(['eval', '--judgements', 'mt_bench=x']) == 2
 
 
+def test_what_is_judged_here_is_controlled_by_alpaca_evals_tables_too(files, tmp_path):
+    path, rows, _ = files
+    given = winrate.alpaca(str(path / 'annotations.json'))
+    judged = [
+        [
+            {
+                'question': row['index'],
+                'parts': {'preference': preference},
+                'outcome': 'graded',
+                'answer': row['output_1'],
+                'completion': row['output_2'],
+                'tokens': 4,
+            }
+        ]
+        for row, preference in zip(rows, given.preference.tolist(), strict=True)
+    ]
+    found = figures(judged[50:], gamed=winrate.published(str(path)))  # each with the difficulty of its own instruction
+    same = winrate.length_controlled(winrate.Judged(*(each[50:] for each in given)), winrate.published(str(path)))
+    assert list(found['weights']) == ['length', 'difficulty', 'model'] and found['weights'] == same['weights']
+    assert winrate.published(None) is None and winrate.published(str(path / 'out')) is None
+
+
 def test_broken_judgements_are_named(tmp_path):
     path = lines(tmp_path / 'a.jsonl', [{'preference': 3, 'output_1': '', 'output_2': ''}])
     with pytest.raises(ValueError, match=r'a\.jsonl:1: a preference lies in 1 to 2'):
@@ -137,7 +159,8 @@ def test_a_judge_sees_what_a_user_is_shown():
     assert said('<think>no</think> yes') == 'yes' and said('plain') == 'plain' and said('<think>never ends') == ''
 
     def line(value, text):
-        return {'parts': {'preference': value}, 'outcome': 'graded', 'answer': 'b' * 9, 'completion': text, 'tokens': 4}
+        more = {'parts': {'preference': value}, 'outcome': 'graded', 'tokens': 4}
+        return more | {'question': 0, 'answer': 'b' * 9, 'completion': text}
 
     rows = [[line(i % 3 / 2, '<think>' + 'x' * i + '</think>' + 'y' * (i + 1))] for i in range(12)]
     found = figures(rows)

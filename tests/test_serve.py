@@ -259,12 +259,20 @@ def test_a_client_that_leaves_frees_its_slots(server, ai, slow, stream):
     assert ai.completions.create(model=NAME, prompt='x', max_tokens=2).usage.completion_tokens <= 2
 
 
+def calling(arguments):
+    return [{'role': 'assistant', 'tool_calls': [{'function': {'name': 'f', 'arguments': arguments}}]}]
+
+
 @pytest.mark.parametrize(
     ('sent', 'want', 'said'),
     [
         (request(body=b'{"model": '), 400, 'not JSON'),
         (request(body=b'[' * 9000), 400, 'not JSON'),
         (request(body=b'\xff\xfe{}'), 400, 'not JSON'),
+        (request(body={**GREEDY, 'messages': [{'role': 'user', 'content': 'a\ud800'}]}), 400, 'surrogates'),
+        (request(body={**GREEDY, 'half \udc00': 1}), 400, 'surrogates'),
+        (request(body={**GREEDY, 'messages': calling('"\\ud800"')}), 400, 'arguments of f are not JSON'),
+        (request(body={**GREEDY, 'messages': calling('[' * 9000)}), 400, 'arguments of f are not JSON'),
         (request(body=b'[]'), 400, 'must be a JSON object'),
         (request(body={'model': 'x', 'messages': USER}), 404, "'x' is not here"),
         (request(body={**GREEDY, 'max_tokens': 200}), 400, 'more than the 128 of the context'),

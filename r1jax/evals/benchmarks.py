@@ -60,8 +60,8 @@ class Benchmark:
     """A benchmark that we sample and grade ourselves."""
 
     name: str
-    source: str  # its id on the hub, or package:PACKAGE/FILE
-    data: Source  # what reads a copy, its `path` to be filled in
+    source: str  # its id on the hub, or package:PACKAGE/FILE; '': nowhere in a form that is read here
+    data: Source  # what reads a copy; its `path` is the file in it, '' where all of it is the set
     grade: Part | str  # 1.0 is right; or how a judge decides, who reads the summary only: of `judging.parts`
     ask: str  # what the model is asked: the problem at its mark
     samples: int  # k, by default: more for smaller sets, 4 to 64 (R1 report, section 3)
@@ -94,7 +94,8 @@ class Benchmark:
         found = self.find(folder)
         if found is None:
             return self.tfds.load()
-        return dataclasses.replace(self._plain(found, data), path=str(found)).load()
+        inside = data.path if found.is_dir() else ''
+        return dataclasses.replace(self._plain(found, data), path=str(found / inside)).load()
 
     def find(self, folder: str | None) -> Path | None:
         """The file or folder of the problems; None: TFDS has them."""
@@ -108,9 +109,9 @@ class Benchmark:
             return None
         place = Path(folder if folder is not None else 'DIR', self.name)
         here = f'not in {place} or {place}.jsonl' if folder is not None else 'nowhere: give --data DIR'
+        command = f'get them with `hf download {self.source} --repo-type dataset --local-dir {place}` (read the licence on its card first)'
         raise FileNotFoundError(
-            f'the problems of {self.name} are {here}; get them with '
-            f'`hf download {self.source} --repo-type dataset --local-dir {place}` (read the licence on its card first)'
+            f'the problems of {self.name} are {here}; {command if self.source else f"write {place}.jsonl: {self.note}"}'
         )
 
     def _plain(self, found: Path, data: Source) -> Source:
@@ -173,10 +174,12 @@ _ALL = (
     Benchmark('frames', 'google/frames-benchmark', Table('', Fields('Prompt', 'Answer', kind='fact'), 'test'), 'reference', MARK, 1),
     # open questions: a judge compares with a baseline's answer
     Benchmark('alpaca_eval', 'tatsu-lab/alpaca_eval',
-              Table('', Fields('instruction', 'output', kind='general'), 'eval'), 'pairwise', MARK, 1,
+              # AlpacaEval 2's baseline, GPT-4 Turbo; other files are AlpacaEval 1's, whose baseline is GPT-3, and people's judgements
+              Table('alpaca_eval_gpt4_baseline.json', Fields('instruction', 'output', kind='general')), 'pairwise', MARK, 1,
               figures=judging.figures, note="the baseline's answers are the set's own; AlpacaEval's judge is GPT-4 Turbo"),
-    Benchmark('arena_hard', 'lmarena-ai/arena-hard-auto', Table('', Fields(kind='general')), 'pairwise', MARK, 1,
-              figures=judging.figures, note="plain rows: the problem, and as its answer the baseline's"),
+    # of lmarena-ai/arena-hard-auto, where questions and each model's answers lie in files of their own
+    Benchmark('arena_hard', '', Table('', Fields(kind='general')), 'pairwise', MARK, 1,
+              figures=judging.figures, note="plain rows, the problem, and as its answer the baseline's (Arena-Hard's is GPT-4-0314)"),
 )  # fmt: skip
 
 BENCHMARKS: Mapping[str, Benchmark] = {each.name: each for each in _ALL}

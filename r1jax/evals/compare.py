@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from r1jax.evals import results
+from r1jax.evals import judging, results
 from r1jax.evals.kept import grid
 from r1jax.evals.metrics import chances, interval, votes
 from r1jax.settings import BadInput
@@ -37,9 +37,8 @@ def compare(a: str, b: str) -> dict[str, dict[str, Any]]:
     entries = [_entries(folder) for folder in (a, b)]
     both = [name for name in entries[0] if name in entries[1]]
     if not both:
-        raise BadInput(
-            f'{a} has {", ".join(entries[0])} and {b} has {", ".join(entries[1])}: there is no benchmark that both have'
-        )
+        has = [', '.join(each) or 'no benchmark with samples of ours' for each in entries]
+        raise BadInput(f'{a} has {has[0]} and {b} has {has[1]}: there is no benchmark that both have')
     return {
         name: _pair(name, [(Path(folder), each[name]) for folder, each in zip((a, b), entries, strict=True)])
         for name in both
@@ -52,7 +51,9 @@ def _entries(folder: str) -> dict[str, Any]:
         raise BadInput(f'{folder} has no {results.RESULTS}: name folders that r1jax eval wrote')
     found = json.loads(path.read_text(encoding='utf-8'))['benchmarks']
     return {
-        name: entry for name, entry in found.items() if Path(folder, f'{name}.jsonl').is_file() and 'pass@1' in entry
+        name: entry
+        for name, entry in found.items()
+        if Path(folder, f'{name}.jsonl').is_file() and ('pass@1' in entry or 'win_rate' in entry)
     }
 
 
@@ -70,19 +71,25 @@ def _pair(name: str, sides: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[st
     found = {}
     for metric, values in _values(rows).items():
         difference = values[1] - values[0]
+        both = ~np.isnan(difference)  # a judge may have left out one of a pair
+        if not both.any():
+            continue
         found[metric] = {
-            'a': float(values[0].mean()),
-            'b': float(values[1].mean()),
-            'difference': float(difference.mean()),
-            'difference_ci': list(interval(difference)),
-            'questions': len(shared),
+            'a': float(values[0][both].mean()),
+            'b': float(values[1][both].mean()),
+            'difference': float(difference[both].mean()),
+            'difference_ci': list(interval(difference[both])),
+            'questions': int(both.sum()),
             'samples': [len(each[0]) for each in rows],
         }
     return found
 
 
 def _values(sides: Sequence[Rows]) -> dict[str, list[np.ndarray]]:
-    """metric -> f[Q] of each side, for the metrics that both have."""
+    """metric -> f[Q] of each side, for the metrics that both have; NaN: not judged."""
+    tokens = [np.array([np.mean([line['tokens'] for line in row]) for row in rows]) for rows in sides]
+    if all('preference' in rows[0][0]['parts'] for rows in sides):
+        return {'win_rate': [judging.preferences(rows) for rows in sides], 'response_tokens': tokens}
     right = [results.correct(rows) for rows in sides]
     least = min(each.shape[1] for each in right)
     out = {f'pass@{n}': [chances(each, n) for each in right] for n in results.powers(least)}
@@ -91,8 +98,7 @@ def _values(sides: Sequence[Rows]) -> dict[str, list[np.ndarray]]:
             votes([[line['vote'] for line in row] for row in rows], each)
             for rows, each in zip(sides, right, strict=True)
         ]
-    out['response_tokens'] = [np.array([np.mean([line['tokens'] for line in row]) for row in rows]) for rows in sides]
-    return out
+    return out | {'response_tokens': tokens}
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

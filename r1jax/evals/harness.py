@@ -8,8 +8,8 @@ model interface, log-likelihoods by `r1jax.evals.likelihood`, texts by the conti
 that stand for a benchmark of the R1 report; `r1jax eval --benchmark lm-eval:TASK` runs any other, also one of a YAML file in --data.
 
 As its Hugging Face backend does: an empty context is the begin token (the end token where there is none), a text too long for the
-context loses its beginning, generation ends before the first stop text, greedily unless a task or --gen says otherwise. A text gets no
-token in front unless `bos` asks for it.
+context loses its beginning, generation ends before the first stop text, greedily unless a task or --sampled says otherwise. A text gets
+the begin token in front where the tokenizer's files say so, as those of Llama 3 and DeepSeek do, and where it is not there already.
 
 Its data sets are fetched by `datasets`, from its cache or the hub.
 """
@@ -47,20 +47,27 @@ class Harness(TemplateLM):
       model, params, tokenizer: the parameters on the mesh that is set whenever this is used.
       slots: rows decoded together.
       seed: of the draws, where a task samples.
-      bos: put the tokenizer's begin token in front of every text.
+      bos: put the tokenizer's begin token in front of every text; None: where the tokenizer's files do.
 
     Raises:
       ValueError: `bos` of a tokenizer that has none.
     """
 
     def __init__(
-        self, model: ModelConfig, params: Any, tokenizer: Tokenizer, slots: int = 32, seed: int = 0, bos: bool = False
+        self,
+        model: ModelConfig,
+        params: Any,
+        tokenizer: Tokenizer,
+        slots: int = 32,
+        seed: int = 0,
+        bos: bool | None = None,
     ):
         super().__init__()
         if bos and tokenizer.bos is None:
             raise ValueError('bos=True: the tokenizer has no begin token')
         self.model, self.params, self.ours = model, params, tokenizer
-        self.slots, self.seed, self.bos = slots, seed, [tokenizer.bos] if bos else []
+        self.slots, self.seed = slots, seed
+        self.bos = [tokenizer.bos] if bos else [] if bos is False else list(tokenizer.opening)
         self.max_length = model.context
 
     @property
@@ -76,7 +83,9 @@ class Harness(TemplateLM):
         return type(self.ours).__name__
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        return [*(self.bos if add_special_tokens is not False else ()), *self.ours.encode(string)]
+        ids = self.ours.encode(string)
+        there = add_special_tokens is None and ids[:1] == self.bos  # a chat template has written it
+        return ids if there or add_special_tokens is False else [*self.bos, *ids]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return self.ours.chat(chat_history, add_generation_prompt)

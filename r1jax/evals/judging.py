@@ -60,20 +60,27 @@ def parts(url: str, model: str, key_variable: str, folder: Path) -> Mapping[str,
     }
 
 
-def figures(rows: Sequence[Sequence[Mapping[str, Any]]], ks: Sequence[int] = ()) -> dict[str, Any]:
-    """Win rates of stored samples: of several a question the mean preference."""
-    preference = np.array(
+def preferences(rows: Sequence[Sequence[Mapping[str, Any]]]) -> np.ndarray:
+    """f[Q] of stored samples, the mean preference of each question's; NaN where one was not judged."""
+    return np.array(
         [
             np.mean([line['parts']['preference'] if line['outcome'] == 'graded' else np.nan for line in row])
             for row in rows
         ]
     )
+
+
+def figures(
+    rows: Sequence[Sequence[Mapping[str, Any]]], ks: Sequence[int] = (), gamed: winrate.Gamed | None = None
+) -> dict[str, Any]:
+    """Win rates of stored samples. `gamed`: what AlpacaEval publishes of its instructions, where these are they."""
+    preference = preferences(rows)
     lengths = np.array(
         [[len(row[0]['answer']), np.mean([len(said(line['completion'])) for line in row])] for row in rows]
     )
     baseline, model = lengths.T
-    judged = winrate.Judged(preference, baseline, model, np.arange(len(rows)))
+    judged = winrate.Judged(preference, baseline, model, np.array([row[0]['question'] for row in rows]))
     found = winrate.win_rate(preference) | {'samples': len(rows[0])}
     if found['questions'] - found['not_judged'] >= winrate.FOLDS:
-        found = winrate.length_controlled(judged) | found
+        found = winrate.length_controlled(judged, gamed) | found
     return found | {'response_tokens': float(np.mean([line['tokens'] for row in rows for line in row]))}

@@ -22,6 +22,19 @@ from r1jax.evals.metrics import chances, interval, summarise
 from r1jax.train.log import plain, write_json
 
 RESULTS, TABLE = 'results.json', 'results.md'
+# what is no share: in points or tokens, and of lm-eval's metrics
+POINTS = ('rating', 'response_tokens')
+PLAIN = (
+    'percentile',
+    'perplexity',
+    'word_perplexity',
+    'byte_perplexity',
+    'bits_per_byte',
+    'bleu',
+    'chrf',
+    'chrf++',
+    'ter',
+)
 BESIDE = ('R1', 'R1-Zero', 'Distill-Qwen-1.5B')  # models of the paper that are shown
 
 
@@ -113,10 +126,11 @@ def _ranked(name: str) -> bool:
 
 
 def number(metric: str, value: float | None, sign: bool = False) -> str:
-    """Shares in per cent, to a decimal; ratings and tokens as they are. `sign`: + in front of what is above 0."""
+    """Shares in per cent, to a decimal; what is no share as it is. `sign`: + in front of what is above 0."""
     if value is None:
         return '–'
     form = '+' if sign else ''
-    if metric in ('rating', 'response_tokens'):
+    name = metric.partition(' ')[0]  # lm-eval's may have a filter behind it
+    if name in POINTS:
         return f'{value:{form}.0f}'
-    return f'{value if metric == "percentile" else 100 * value:{form}.1f}'
+    return f'{value if name in PLAIN else 100 * value:{form}.1f}'

@@ -7,7 +7,7 @@ k² times, and a vote that the rewards decided would know the truth.
 
 from __future__ import annotations
 
-from r1jax.rewards import accuracy, mathematics, reading
+from r1jax.rewards import accuracy, mathematics, numerals, reading
 from r1jax.rewards.choice import picked
 from r1jax.types import Problem
 
@@ -41,4 +41,8 @@ def _key(given: str | None) -> str | None:
     number = accuracy.number(given)
     if number is not None:
         return str(number)
-    return ''.join((reading.normal(given) or given).split()) or None
+    said = reading.normal(given)
+    found = numerals.number(said) if said else None
+    if found and not (found.unit or found.base):  # with either, the number alone is not the answer
+        return str(found.value)
+    return ''.join((said or given).split()) or None

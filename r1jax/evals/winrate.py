@@ -225,6 +225,12 @@ def gamed(difficulty: str, judgements: str) -> Gamed:
     return Gamed(table, np.array(features), np.array([float(r['preference']) for r in rows]))
 
 
+def published(folder: str | None) -> Gamed | None:
+    """Both tables of a folder's `alpaca_eval`, a copy of tatsu-lab/alpaca_eval; None where they are not there."""
+    tables = [Path(folder or '', 'alpaca_eval', file) for file in ('instruction_difficulty.csv', 'df_gamed.csv')]
+    return gamed(*map(str, tables)) if folder and all(each.is_file() for each in tables) else None
+
+
 def _csv(path: str) -> list[dict[str, str]]:
     with open(path, newline='', encoding='utf-8') as file:
         return list(csv.DictReader(file))

@@ -134,8 +134,8 @@ class _Api:
         except TimeoutError:
             raise Refused(408, f'the body did not come within {seconds:g} s') from None
         try:
-            return json.loads(b''.join(parts))
-        except (ValueError, RecursionError) as error:
+            return asked.parsed(b''.join(parts))
+        except ValueError as error:
             raise Refused(400, f'the body is not JSON: {str(error)[:200]}') from None
 
     async def _answer(self, request: Request, wanted: asked.Asked, kind: type[replies.Reply]) -> Response | _Stream:

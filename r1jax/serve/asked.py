@@ -58,6 +58,18 @@ class Asked:
     apart: bool = True  # thinking goes into reasoning_content
 
 
+def parsed(text: str | bytes) -> Any:
+    """The value of a client's JSON. ValueError: it is none, is nested too deeply, or has half of a surrogate pair, which no answer or
+    error could repeat.
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(f'it is nested too deeply: {error}') from None
+    return value
+
+
 def chat(body: Any, model: str, most: int) -> Asked:
     """Reads the body of a chat completion. `model`: the name that is served; `most`: answers that may be asked for at once.
 
@@ -216,7 +228,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     arguments = function.get('arguments')
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or '{}')
+            arguments = parsed(arguments or '{}')
         except ValueError:
             raise Refused(400, f'{where}: the arguments of {function["name"]} are not JSON', where) from None
     return {**call, 'function': {**function, 'arguments': arguments}}

@@ -85,6 +85,11 @@ class HFTokenizer(Tokenizer):
         return copy
 
     @functools.cached_property
+    def opening(self) -> tuple[int, ...]:  # type: ignore[override]  # as `special_texts`
+        added = self._tokenizer.encode('').ids  # of its post-processor, which may end texts, too
+        return (self.bos,) if self.bos is not None and added[:1] == [self.bos] else ()
+
+    @functools.cached_property
     def special_texts(self) -> tuple[str, ...]:  # type: ignore[override]  # a cached_property can be set, too
         return tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special)
 

@@ -25,6 +25,7 @@ class Tokenizer(abc.ABC):
     pad: int
     stops: tuple[int, ...] = ()  # besides `eos`; training teaches `eos` alone
     bos: int | None = None  # only chat templates ask for it
+    opening: tuple[int, ...] = ()  # what its files would have in front of every text, and `encode` does not put there
     chat_template: str | None = None
     special_texts: Sequence[str] = ()  # what `encode` reads as a special token when it is written out
 
