@@ -213,6 +213,7 @@ def codeforces():
             'input_format': 'A number.',
             'output_format': 'Numbers.',
             'interaction_format': None,
+            'input_mode': 'stdio',
             'note': None,
             'examples': [{'input': '1\n', 'output': '2\n'}],
             'rating': rating,
@@ -226,13 +227,14 @@ def codeforces():
         row('C', 2400, [{'input': '1\n', 'output': '1\n'}], interaction_format='Ask.'),
         row('D', 2400, []),
         row('E', None, [{'input': '3\n', 'output': '3\n'}]),
+        row('F', 900, [{'input': '3\n', 'output': '3\n'}], input_mode='file'),
     ]
 
 
 def test_codeforces_end_to_end(tmp_path):
     path = lines(tmp_path / 'codeforces.jsonl', codeforces())
     problems = BENCHMARKS['codeforces'].problems(str(tmp_path))
-    assert [p.id for p in problems] == [0, 1, 4] and problems.notes['skipped'] == 2
+    assert [p.id for p in problems] == [0, 1, 4] and problems.notes['skipped'] == 3
     assert (
         'Limits: 2 seconds a test, 256 megabytes' in problems[0].prompt
         and 'Input:\n1\nOutput:\n2' in problems[0].prompt

@@ -93,7 +93,7 @@ class Eval:
     data: Annotated[Path | None, arg('DIR')] = None
     """Where the problems lie: DIR/NAME, a copy of the set's repository on the Hugging Face hub, or DIR/NAME.jsonl."""
     limit: Annotated[int, arg('N', '(default: all)')] = 0
-    """The first so many questions of each benchmark."""
+    """The first so many questions of each benchmark, and of each subtask of a group of lm-eval's."""
     since: Annotated[str, arg('YYYY-MM-DD')] = ''
     """Of problems with a date (livecodebench, codeforces) those from this day on."""
     until: Annotated[str, arg('YYYY-MM-DD')] = ''

@@ -96,6 +96,7 @@ class Codeforces(_Contests):
         'input_format',
         'output_format',
         'interaction_format',
+        'input_mode',
         'note',
         'examples',
         'generated_checker',
@@ -106,7 +107,9 @@ class Codeforces(_Contests):
         for i, place, row in table.selected(files, (), [*self.FIELDS.names, *self._ALSO], notes):
             if (self.since or self.until) and not self._within(_day(table.value_at(row, 'contest_start', place))):
                 continue
-            value = None if row['interaction_format'] else table.problem_of(i, row, self.FIELDS, place)
+            # What a program reads has to come by standard input, and all at once
+            plain = not row['interaction_format'] and row['input_mode'] != 'file'
+            value = table.problem_of(i, row, self.FIELDS, place) if plain else None
             if value is None:
                 notes['skipped'] += 1
                 continue
