@@ -72,7 +72,7 @@ def test_commands_parse(monkeypatch):
             try:
                 if program == 'r1jax':
                     assert cli.main(command[1:]) == 0
-                elif command[0].startswith('launch/'):
+                elif command[0].startswith(('launch/', '.ci/')):
                     assert (pages.ROOT / command[0]).is_file()
                 else:
                     CHECKS[re.sub(r'3(\.\d+)?$', '', program)](command[1:])
