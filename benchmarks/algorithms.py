@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 import branches
+import drawing
 import numpy as np
 from workload import emit
 
@@ -27,10 +28,6 @@ from r1jax.data.tiny import TinySums
 from r1jax.data.tiny_pairs import TinyPairs
 from r1jax.report.chart import Plot, Series
 from r1jax.train.log import read
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'docs' / 'results'))
-
-import curves
 
 EVERY = 10  # steps between evaluations
 
@@ -115,9 +112,9 @@ def main() -> None:
         for seed, end in of.items():
             steps, values = course(args.workdir / f'seed{seed}' / folders[name], zero.name, evaluation, end)
             series.append(Series(f'seed {seed}', np.array(steps, float), np.array(values), exact=True))
-        charts.append((f'{name}: pass@1', curves.drawn(Plot(name, (), percent=True, whole=True), series)))
+        charts.append((f'{name}: pass@1', Plot(name, (), percent=True, whole=True), series))
     if args.out:
-        args.out.with_suffix('.svg').write_text(curves.laid([charts]), encoding='utf-8')
+        args.out.with_suffix('.svg').write_text(drawing.svg(charts), encoding='utf-8')
         command = shlex.join(['python', 'benchmarks/algorithms.py', *sys.argv[1:]])
         args.out.with_suffix('.md').write_text(table(found, command, f'{args.out.name}.svg'), encoding='utf-8')
 

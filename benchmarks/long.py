@@ -1,6 +1,6 @@
 """Long responses in a pool of pages: memory against what the tokens in flight need, and time a token against the tokens that it reads.
 
-    python benchmarks/long.py [--tokens 32768] [--slots 6] [--pool 49152] [--page 256] [--out long.html]
+    python benchmarks/long.py [--tokens 32768] [--slots 6] [--pool 49152] [--page 256] [--out long.svg]
 
 Decodes eight responses of a tiny model with random weights, the longest of --tokens with its prompt, the others of 3/4, 1/2, 3/8, … of
 it, two to a prompt, none of which stops by itself. They do not fit into the pool together: some wait, some have to leave and go on later.
@@ -20,6 +20,7 @@ import argparse
 import functools
 import pathlib
 
+import drawing
 import jax
 import numpy as np
 from ceilings import seconds
@@ -29,8 +30,7 @@ from r1jax.config import ModelConfig
 from r1jax.nn import pages
 from r1jax.nn.attention import attend
 from r1jax.nn.transformer import init_boxed, unbox
-from r1jax.report.chart import Plot, Series, figure
-from r1jax.report.page import document
+from r1jax.report.chart import Plot, Series
 from r1jax.sample import Decode, Engine, Request, programs
 
 SHARES = 1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 1 / 4, 3 / 16, 3 / 16  # of --tokens
@@ -137,11 +137,13 @@ def reading(cfg: ModelConfig, tokens: int, count: int, page: int) -> float:
 
 
 def drawn(found: dict) -> str:
-    """The page of a fit."""
+    """The figure of a fit."""
     x, measured, fitted = np.array(found['points'], float).T
     lines = [Series('measured', x, measured, exact=True), Series('fitted', x, fitted)]
-    plot = Plot('Time a step', ('measured', 'fitted'), 'µs, by tokens of the cache that it reads')
-    return document('Long responses', figure(plot, lines))
+    plot = Plot('Time a step', ('measured', 'fitted'))
+    return drawing.svg(
+        [('µs a step, by tokens of the cache that it reads: measured (blue), fitted (green)', plot, lines)]
+    )
 
 
 def main() -> None:
@@ -150,7 +152,7 @@ def main() -> None:
     parser.add_argument('--slots', type=int, default=6)
     parser.add_argument('--pool', type=int, default=0, help='tokens (default: 1.5 times --tokens)')
     parser.add_argument('--page', type=int, default=256)
-    parser.add_argument('--out', help='the page to write')
+    parser.add_argument('--out', help='the SVG to write')
     a = parser.parse_args()
     found = measure(a.tokens, a.slots, a.pool or a.tokens * 3 // 2, a.page)
     if a.out:

@@ -2,10 +2,8 @@
 
 import dataclasses
 import gzip
-import html
 import json
 import pathlib
-import re
 import sys
 
 import jax
@@ -61,11 +59,12 @@ def test_mixed_requests_have_every_length_of_prompt_and_the_tail_of_v():
 
 
 def test_the_figure_of_slots_shows_how_many_there_are_and_how_often_one_is_taken_again():
-    page = slots.drawn([Ran(slots=4, steps=3, tokens=12, admitted=4), Ran(4, 2, 7, 1), Ran(2, 5, 6, 0)])
-    first, second = (json.loads(html.unescape(each))['lines'] for each in re.findall('data-chart="([^"]*)"', page))
-    assert [line['name'] for line in first] == ['slots', 'rows in them']
-    assert first[0]['x'] == [0, 3, 3, 5, 5, 10] and first[0]['y'] == [4, 4, 4, 4, 2, 2]  # both ends of each chunk
-    assert first[1]['y'] == [4, 4, 3.5, 3.5, 1.2, 1.2] and second[0]['y'] == [0, 0, 1, 1, 1, 1]
+    ran = [Ran(slots=4, steps=3, tokens=12, admitted=4), Ran(4, 2, 7, 1), Ran(2, 5, 6, 0)]
+    first, second = slots.lines(ran)
+    assert [line.name for line in first] == ['slots', 'rows in them']
+    assert [*first[0].x] == [0, 3, 3, 5, 5, 10] and [*first[0].y] == [4, 4, 4, 4, 2, 2]  # both ends of each chunk
+    assert [*first[1].y] == [4, 4, 3.5, 3.5, 1.2, 1.2] and [*second[0].y] == [0, 0, 1, 1, 1, 1]
+    assert slots.drawn(ran).count('<polyline') == 3
 
 
 @pytest.mark.slow
@@ -190,7 +189,7 @@ def test_long_rows_take_turns_in_a_pool_that_holds_few_of_them():
     assert found['drawn'] == found['tokens'] == sum(int(2048 * share) - long.PROMPT for share in long.SHARES)
     assert found['left'] > 0 and found['need_mb'] < 3 * found['slots_mb'] / 4  # of 6144 tokens, in a pool of 3072
     assert 1 < found['ratio'] < 1.2
-    assert long.drawn(found).count('<figure') == 1
+    assert long.drawn(found).count('<polyline') == 2
 
 
 def test_a_line_is_fitted_to_medians():
