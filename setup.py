@@ -89,6 +89,7 @@ setuptools.setup(
             'peft>=0.15',
             'lm-eval>=0.4.13',
             'alpaca-eval>=0.6.6',
+            'setuptools<81',  # alpaca-eval imports its pkg_resources
         ],  # only tests marked `reference` import them
     },
     entry_points={'console_scripts': ['r1jax = r1jax.cli:main']},
