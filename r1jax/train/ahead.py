@@ -58,9 +58,9 @@ class Ahead:
         batches that were given so far and that no step took.
         """
         while (began := self.next - passed) <= min(step + self.staleness, self.steps - 1):
-            handed = self._handed_over(params)  # not by the thread, beside which an update may take their memory
+            pieces, tree = self._handed_over(params)  # not by the thread, beside which an update may take their memory
             run = contextvars.copy_context().run  # the rules of the mesh, and what else holds here
-            self._rollouts.append(self._thread.submit(run, self._drawn, *handed, began, step))
+            self._rollouts.append(self._thread.submit(run, self._drawn, pieces, tree, began, step))
             self.next += self.stride
 
     def _handed_over(self, params: Any) -> tuple[list[tuple[jax.Array, Any] | None], Any]:
