@@ -38,7 +38,7 @@ def moved(tree: Any, where: Any) -> Any:
     other ones: each piece of the fewer is then copied to, or from, as many devices of its process.
 
     Raises:
-      ValueError: the two meshes share some devices and not all, or their numbers do not divide.
+      ValueError: the two meshes share some devices and not all, their numbers do not divide, or a process has more than its share of one.
     """
     return received(sent(tree, where), where)
 
@@ -70,11 +70,9 @@ def received(tree: Any, where: Any) -> Any:
     if old == mesh:
         return tree
     with jax.set_mesh(mesh):
-        if list(old.devices.flat) == list(
-            mesh.devices.flat
-        ):  # one program, of the collectives that exchange what has to be elsewhere
-            return jax.jit(_same, out_shardings=where)(tree)
-        return jax.device_put(tree, where)  # the same in another order: a program that exchanges the pieces too
+        if list(old.devices.flat) != list(mesh.devices.flat):
+            return jax.device_put(tree, where)  # which runs a program that exchanges the pieces
+        return jax.jit(_same, out_shardings=where)(tree)  # the same by collectives
 
 
 def _mirrored(where: Any, devices: list[Any]) -> Any:
