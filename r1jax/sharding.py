@@ -87,7 +87,8 @@ def _first(devices: list[Any], count: int) -> list[Any]:
     for each in devices:
         by.setdefault(each.process_index, []).append(each)
     share, over = divmod(count, len(by))
-    if over or any(len(part) < share for part in by.values()):
+    on_tpus = devices[0].platform == 'tpu'  # which compile nothing for a part of each host
+    if on_tpus or over or any(len(part) < share for part in by.values()):
         return devices[:count]
     chosen = {each for part in by.values() for each in part[:share]}
     return [each for each in devices if each in chosen]

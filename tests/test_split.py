@@ -252,6 +252,9 @@ def test_of_several_processes_each_has_its_share_of_every_mesh(monkeypatch):
             stage._refuse_idle(whole)
         want = f'{where} takes 1 devices, and 2 processes have 8: of several processes it has to take as many of each'
         assert str(error.value) == want
+    monkeypatch.setattr(stage.jax, 'default_backend', lambda: 'tpu')
+    with pytest.raises(BadInput, match=r'mesh takes 4 devices, .* with TPUs it has to take all, since no program'):
+        stage._refuse_idle(recipe(Split(two), four))
 
 
 def test_devices_of_a_part_of_the_machine_are_of_all_processes():

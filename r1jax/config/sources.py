@@ -119,7 +119,7 @@ class Split:
     """Devices of their own for sampling, which goes on while the stage's train. Evaluations run on the stage's.
 
     The stage's mesh takes the first devices, `mesh` those behind them; the number of the ones is a multiple of that of the others.
-    Of several processes each gives the same share to both.
+    Of several processes each gives the same share to both, which TPUs do not allow.
     `GRPO.importance_cap` corrects for rollouts of older policies, `rollout/staleness` shows how old they are.
     """
 

@@ -170,10 +170,12 @@ def _refuse_idle(recipe: Recipe) -> None:
         if split := getattr(stage.source, 'split', None):
             meshes.append((f'{stage.name}.source.split.mesh', split.mesh))
     for where, mesh in meshes:
+        here = f'{where} takes {mesh.devices if mesh else 0} devices, and {count} processes have {total}: of several processes'
         if mesh and mesh.devices % count:
-            here = f'{count} processes have {total}'
+            raise BadInput(f'{here} it has to take as many of each')
+        if mesh and mesh.devices != total and jax.default_backend() == 'tpu':
             raise BadInput(
-                f'{where} takes {mesh.devices} devices, and {here}: of several processes it has to take as many of each'
+                f'{here} with TPUs it has to take all, since no program of theirs runs on a part of each host'
             )
 
 
