@@ -139,7 +139,7 @@ def reading(cfg: ModelConfig, tokens: int, count: int, page: int) -> float:
 def drawn(found: dict) -> str:
     """The figure of a fit."""
     x, measured, fitted = np.array(found['points'], float).T
-    lines = [Series('measured', x, measured, exact=True), Series('fitted', x, fitted)]
+    lines = [Series('measured', x, measured, exact=True), Series('fitted', x, fitted, exact=True)]
     plot = Plot('Time a step', ('measured', 'fitted'))
     return drawing.svg(
         [('µs a step, by tokens of the cache that it reads: measured (blue), fitted (green)', plot, lines)]

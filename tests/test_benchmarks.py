@@ -189,7 +189,6 @@ def test_long_rows_take_turns_in_a_pool_that_holds_few_of_them():
     assert found['drawn'] == found['tokens'] == sum(int(2048 * share) - long.PROMPT for share in long.SHARES)
     assert found['left'] > 0 and found['need_mb'] < 3 * found['slots_mb'] / 4  # of 6144 tokens, in a pool of 3072
     assert 1 < found['ratio'] < 1.2
-    assert long.drawn(found).count('<polyline') == 2
 
 
 def test_a_line_is_fitted_to_medians():
@@ -197,6 +196,7 @@ def test_a_line_is_fitted_to_medians():
     found = long.line(chunks)
     assert found['base_us'] == pytest.approx(2000, rel=1e-2) and found['each_ns'] == pytest.approx(50, rel=0.1)
     assert found['r2'] > 0.95 and len(found['points']) == 12
+    assert long.drawn(found).count('<polyline') == 2  # as measured and as fitted, neither smoothed
 
 
 def test_each_algorithm_of_the_curves_can_run():
