@@ -138,9 +138,10 @@ def test_a_killed_run_ends_with_the_same_bits(whole, tmp_path, monkeypatch, at):
     assert_same_run(tmp_path, whole)
 
 
-def test_sigterm_saves_first_and_the_run_goes_on(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize('sent', [(signal.SIGTERM,), (signal.SIGUSR2, signal.SIGTERM)], ids=['sigterm', 'notice'])
+def test_sigterm_saves_first_and_the_run_goes_on(whole, tmp_path, monkeypatch, sent):
     with monkeypatch.context() as m:
-        interrupt(m, 11, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        interrupt(m, 11, lambda: [os.kill(os.getpid(), number) for number in sent])
         with pytest.raises(stage.Stopped) as stopped:
             stage.run(smallest.recipe(), str(tmp_path))
     assert stopped.value.code == 128 + signal.SIGTERM
