@@ -33,8 +33,8 @@ setuptools.setup(
         'array_record>=0.8.1',
         'datasketch>=2.0',  # near duplicates; small, and jax brings what it needs
         'flax>=0.12',
-        'grain>=0.2.12',
-        'importlib_resources>=6.0',  # tensorflow-datasets 4.9.10 imports it without requiring it
+        'grain>=0.2.13',
+        'importlib_resources>=6.0',  # tensorflow-datasets imports it without requiring it
         'jax>=0.10.1',
         'jinja2>=3.1.6',  # earlier ones have known ways out of the sandbox
         'numpy>=2.0',
@@ -47,7 +47,7 @@ setuptools.setup(
         'safetensors>=0.5',
         'sentencepiece>=0.2.1',
         'tensorboardX>=2.6.2',
-        'tensorflow-datasets>=4.9.9',
+        'tensorflow-datasets>=4.9.10',  # 4.9.9 cannot read its own files with protobuf 7
         'tokenizers>=0.21',
         'tyro>=1.0',
     ],
