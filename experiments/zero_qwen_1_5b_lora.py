@@ -6,8 +6,8 @@
 The base is held in bfloat16 and is the reference, at no extra memory. The learning rate is ten times full training's (see
 `r1jax.config.LoRA`). To suit one chip, a rollout is 32 questions by 16 samples in one step, of at most 1,024 tokens.
 
-Hardware: one chip of 16 GB (TPU v5e-1): base 3.6 GB, adapters with Adam 0.6 GB, merged weights for decoding 3.1 GB, and 6.2 GB more while
-they are formed.
+Hardware: one chip of 16 GB (TPU v5e-1). The base takes 3.7 GB, adapters with Adam 0.45, merged weights for decoding 4.0, the cache of 32
+slots 2.8; decoding holds that twice: 13.9 GB, and 14.3 while slots become fewer (docs/plans).
 NOT YET RUN. Expected: as full training, slower by the smaller rollouts.
 """
 
