@@ -6,8 +6,9 @@
 The base is held in bfloat16 and is the reference, at no extra memory. The learning rate is ten times full training's (see
 `r1jax.config.LoRA`). To suit one chip, a rollout is 32 questions by 16 samples in one step, of at most 1,024 tokens.
 
-Hardware: one chip of 16 GB (TPU v5e-1). The base takes 3.7 GB, adapters with Adam 0.45, merged weights for decoding 4.0, the cache of 32
-slots 2.8; decoding holds that twice: 13.9 GB, and 14.3 while slots become fewer (docs/plans).
+Hardware: one chip of 16 GB (TPU v5e-1). `r1jax plan experiments/zero_qwen_1_5b_lora.py --topology v5e:1x1` counts 3.7 GB for the base, 0.45
+for adapters with Adam, 4.0 for merged weights for decoding and 2.8 for the cache of 32 slots, which decoding holds twice: 13.9 GB, and 14.3
+while slots become fewer.
 NOT YET RUN. Expected: as full training, slower by the smaller rollouts.
 """
 

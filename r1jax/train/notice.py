@@ -10,6 +10,7 @@ again on the same machine works as long as there is one.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import threading
 import urllib.request
@@ -18,6 +19,7 @@ from collections.abc import Callable
 EVENTS = {'instance/preempted': 'TRUE', 'instance/maintenance-event': 'TERMINATE_ON_HOST_MAINTENANCE'}
 SECONDS = 5.0  # between two questions
 _PRODUCT = '/sys/class/dmi/id/product_name'
+_SILENT = OSError, http.client.HTTPException  # no answer, or none that is HTTP
 
 
 def server() -> str | None:
@@ -54,19 +56,19 @@ class Watch:
     def _watch(self, host: str) -> None:
         try:
             known = _told(host)
-        except OSError:
+        except _SILENT:
             return  # nobody answers here
         for sentence in known:
             self.say(f'{sentence} since before this run; it goes on')
         while not self._over.wait(SECONDS):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*_SILENT):
                 if fresh := _told(host) - known:
                     self.act(', '.join(sorted(fresh)))
                     return
 
 
 def _told(host: str) -> set[str]:
-    """What the server says of an end. Raises OSError where it does not answer."""
+    """What the server says of an end. Raises one of `_SILENT` where it does not answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine's own: no proxy knows it
     out = set()
     for path, word in EVENTS.items():
