@@ -1,13 +1,16 @@
 """What a run survives: damaged checkpoints, a full disk; and which checkpoints it keeps."""
 
+import asyncio
 import dataclasses
 import errno
+import gc
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -266,6 +269,32 @@ def test_other_errors_are_no_full_disk():
         assert disk.full(error)
     assert disk.full(ValueError('[OS error 28: ENOSPC No space left on device]: write failed'))
     assert not disk.full(OSError(errno.EACCES, 'Permission denied')) and not disk.full(ValueError('x'))
+
+
+@pytest.mark.parametrize(('number', 'told'), [(errno.ENOSPC, False), (errno.EACCES, True)])
+def test_tasks_that_a_full_disk_ended_print_nothing_around_the_sentence(caplog, number, told):
+    async def fail():
+        raise OSError(number, os.strerror(number))
+
+    async def unawaited():
+        await asyncio.wait([asyncio.ensure_future(fail())])
+
+    disk.quiet()
+    asyncio.run(unawaited())
+    gc.collect()
+    assert ('never retrieved' in caplog.text) == told
+
+
+@pytest.mark.parametrize(('words', 'told'), [('Event loop is closed', False), ('dictionary changed size', True)])
+def test_threads_of_a_write_that_is_over_print_nothing(monkeypatch, words, told):
+    said = []
+    monkeypatch.setattr(disk, '_before', [])
+    monkeypatch.setattr(sys, 'unraisablehook', lambda what: said.append(str(what.exc_value)))
+    disk.quiet()
+    disk.quiet()
+    error = RuntimeError(words)
+    sys.unraisablehook(SimpleNamespace(exc_type=RuntimeError, exc_value=error))
+    assert said == [words] * told
 
 
 # --- another mesh

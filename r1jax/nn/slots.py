@@ -5,6 +5,9 @@ writing its prompt over what was there (`admit`). A step reads block by block up
 every slot, then the second, so that a block is read where it lies. (A CPU copies slices of one long buffer before it reads
 them; benchmarks/cpu.py measures what that costs.)
 
+Within a block, a head's entries stand together, as products read them. On a TPU an entry's heads do: a scatter there writes whole rows,
+and XLA would turn the cache around before the decoding loop and back after it, and so hold it twice.
+
 **A row's bits depend on its own entries alone**, whatever other slots hold and however long they are: where a row's keys end before a
 block, the block is weighed exp(NONE − …) = 0 beside what the row has read, and `merge` gives back the same bits. (A read of just as much
 as the longest row needs would sum a row's scores in another order when a neighbour grows.) The number of slots is the batch's size,
@@ -35,7 +38,9 @@ BLOCK = 64  # entries of a block, C; fewer where a slot is shorter
 class Slots:
     """A cache as `r1jax.nn.cache.Cached` has it, of layers that are not stacked."""
 
-    layers: tuple[KV, ...]  # keys [M,S,K,H,C] and values [M,S,K,C,V] of each layer
+    layers: tuple[
+        KV, ...
+    ]  # keys [M,S,K,H,C] and values [M,S,K,C,V] of each layer; on a TPU [M,S,C,K,H] and [M,S,C,K,V]
     length: jax.Array  # i32[S], entries that hold keys; 0 where nobody is
 
     def layer(self, i: int) -> KV:
@@ -44,14 +49,16 @@ class Slots:
     def attend(self, attend: Callable, q: Any, k: jax.Array, v: jax.Array, old: KV) -> tuple[jax.Array, KV]:
         """`Cached.attend`."""
         keys, values = write(old, k, v, self.length)
-        C = values.shape[3]
+        C = values.shape[_entries()]
 
         def join(i, read):
             here = (i * C + jnp.arange(C) <= self.length[:, None])[:, None]
-            block = (jax.lax.dynamic_index_in_dim(a, i, 0, keepdims=False) for a in (keys, values))
-            return merge(read, attend(q, *block, here))
+            return merge(read, attend(q, *block(i), here))
 
-        like = jax.eval_shape(attend, q, keys[0], values[0], jnp.ones((1, 1, C), bool))
+        def block(i):
+            return by_head(*(jax.lax.dynamic_index_in_dim(a, i, 0, keepdims=False) for a in (keys, values)))
+
+        like = jax.eval_shape(lambda: attend(q, *block(0), jnp.ones((1, 1, C), bool)))
         nothing = jnp.zeros(like[0].shape), jnp.full(like[1].shape, NONE)
         out, _ = jax.lax.fori_loop(0, self.length.max() // C + 1, join, nothing)
         return out.swapaxes(1, 2), (keys, values)
@@ -64,15 +71,32 @@ class Slots:
         return dataclasses.replace(self, length=jnp.where(over, 0, self.length))
 
 
+def _entries() -> int:
+    """The axis of values [M,S,·,·,V] with a block's entries; heads have the other."""
+    return 2 if sharding.platform() == 'tpu' else 3
+
+
+def by_head(k: jax.Array, v: jax.Array) -> KV:
+    """Blocks as they are stored, as keys [*,K,H,C] and values [*,K,C,V]."""
+    return (jnp.moveaxis(k, -3, -1), v.swapaxes(-3, -2)) if _entries() == 2 else (k, v)
+
+
+def stored(k: jax.Array, v: jax.Array) -> KV:
+    """Keys [*,K,H,C] and values [*,K,C,V] as blocks are stored."""
+    return (jnp.moveaxis(k, -1, -3), v.swapaxes(-3, -2)) if _entries() == 2 else (k, v)
+
+
 def write(kv: KV, k: jax.Array, v: jax.Array, at: jax.Array) -> KV:
     """A layer's keys and values with a token's k [S,K,H,1] and v [S,K,1,V] in entry at[s] of each slot s; nowhere if there is none."""
 
     def own(kv, k, v, at):
         keys, values = kv
-        slot, (block, entry) = jnp.arange(at.shape[0]), jnp.divmod(at, values.shape[3])
-        keys = keys.at[block, slot, :, :, entry].set(k[..., 0], mode='drop', unique_indices=True)
-        values = values.at[block, slot, :, entry].set(v[:, :, 0], mode='drop', unique_indices=True)
-        return keys, values
+        slot, (block, entry) = jnp.arange(at.shape[0]), jnp.divmod(at, values.shape[_entries()])
+        first = _entries() == 2
+        keys = keys.at[(block, slot, entry) if first else (block, slot, slice(None), slice(None), entry)]
+        values = values.at[(block, slot, entry) if first else (block, slot, slice(None), entry)]
+        how = {'mode': 'drop', 'unique_indices': True}
+        return keys.set(k[..., 0], **how), values.set(v[:, :, 0], **how)
 
     return sharding.by_rows(own, (1, 0, 0, 0), 1)(kv, k, v, at)
 
@@ -86,7 +110,7 @@ def empty(prompts: Sequence[tuple[Like, Like]], slots: int, size: int) -> tuple[
 
     def zeros(k, v):
         (_, K, H, _), V = k.shape, v.shape[-1]
-        return jnp.zeros((*lead, K, H, C), k.dtype), jnp.zeros((*lead, K, C, V), v.dtype)
+        return stored(jnp.zeros((*lead, K, H, C), k.dtype), jnp.zeros((*lead, K, C, V), v.dtype))
 
     return placed(tuple(zeros(k, v) for k, v in prompts))
 
@@ -95,8 +119,9 @@ def placed(layers: tuple[KV, ...]) -> tuple[KV, ...]:
     """The layers where they live on the mesh: slots over its rows, heads as far as they divide."""
 
     def place(a):
-        heads = 'kv_heads' if a.shape[2] % sharding.ways('kv_heads') == 0 else None
-        return sharding.constrain(a, None, 'batch', heads, None, None)
+        at = 5 - _entries()
+        heads = 'kv_heads' if a.shape[at] % sharding.ways('kv_heads') == 0 else None
+        return sharding.constrain(a, None, 'batch', *(heads if i == at else None for i in (2, 3, 4)))
 
     return jax.tree.map(place, layers)
 
@@ -107,7 +132,7 @@ def admit(
     """The layers with prompts copied into slots: entry source[i] of the prompts, keys [A,K,H,P] and values [A,K,P,V] of each layer, to
     the front of slot slot[i], for i < count. slot, source: i32[n].
     """
-    C = layers[0][1].shape[3]
+    C = layers[0][1].shape[_entries()]
 
     def blocked(a, axis):
         """[A,…] with entries along an axis -> [A,M',…], block by block: one copy a layer, however long the prompt."""
@@ -130,11 +155,11 @@ def admit(
 
         return jax.lax.fori_loop(0, count, copy, layers)
 
-    prompts = tuple((blocked(k, 3), blocked(v, 2)) for k, v in prompts)
+    prompts = tuple(stored(blocked(k, 3), blocked(v, 2)) for k, v in prompts)
     mine = jnp.arange(layers[0][0].shape[1])
     return placed(sharding.by_rows(own, (1, None, 0, None, None, None), 1)(layers, prompts, mine, slot, source, count))
 
 
 def take(layers: tuple[KV, ...], slot: jax.Array) -> tuple[KV, ...]:
     """The layers of slots slot i32[n], in this order: fewer of them, or more."""
-    return placed(jax.tree.map(lambda a: jnp.take(a, slot, axis=1), layers))
+    return placed(jax.tree.map(lambda a: jnp.take(a, slot, axis=1, mode='clip'), layers))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORDS = ('No space left on device', 'ENOSPC', 'Disk quota exceeded', 'EDQUOT', 'File too large', 'EFBIG')
@@ -30,6 +33,31 @@ def sentence(folder: str, error: BaseException) -> str:
     usage = shutil.disk_usage(folder)
     size = f'{usage.free / 1e9:.3g} of {usage.total / 1e9:.3g} GB are free'
     return f'no space left to write {os.fspath(name)} ({size}): what was saved before is kept; free some space'
+
+
+def quiet() -> None:
+    """From now on a full disk is told in one sentence. Orbax writes each array in a task of its own; the first that fails is raised, and
+    of the others asyncio and TensorStore's threads would print dozens of tracebacks around it.
+    """
+    logging.getLogger('asyncio').addFilter(_awaited)  # once: it is the same function
+    if not _before:
+        _before.append(sys.unraisablehook)
+        sys.unraisablehook = _raised
+
+
+_before: list[Callable] = []
+
+
+def _raised(what: Any) -> None:
+    """`sys.unraisablehook`."""
+    if not (
+        what.exc_type is RuntimeError and str(what.exc_value) == 'Event loop is closed'
+    ):  # the tasks' own has ended
+        _before[-1](what)
+
+
+def _awaited(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and record.exc_info[1] and full(record.exc_info[1]))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -64,6 +64,7 @@ def run(
       Failed: the disk is full, with what was saved before kept; no checkpoint of a stage is whole.
     """
     workdir = os.fspath(workdir)
+    disk.quiet()
     try:
         return _stages(recipe, workdir, stage, first, profile)
     except Exception as error:
