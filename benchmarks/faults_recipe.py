@@ -353,9 +353,13 @@ class Faults:
         where = self._where()
         ballast = self.workdir.parent / 'ballast'
         if self.mounted:
-            free = shutil.disk_usage(self.workdir).free
-            with open(ballast, 'wb') as file:
-                os.posix_fallocate(file.fileno(), 0, max(1, free - self.rng.randint(0, 200) * 1024))
+            left, taken = self.rng.randint(0, 200) * 1024, False
+            while not taken:  # the run may write meanwhile
+                free = shutil.disk_usage(self.workdir).free
+                with open(ballast, 'wb') as file, contextlib.suppress(OSError):
+                    os.posix_fallocate(file.fileno(), 0, max(1, free - left))
+                    taken = True
+                taken |= not free
         try:
             status = run.process.wait(timeout=600)
         finally:

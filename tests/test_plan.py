@@ -242,3 +242,30 @@ def test_a_pool_of_pages_is_planned_and_read_by_the_kernel_of_tpus():
     pool = 256 * 2 * model.layers * model.kv_heads * model.head_dim * 4
     assert pool <= found['slots'].bytes['cache'] < pool + 4096
     assert any(note.startswith('kernel') for note in found['decode'].notes)
+
+
+@pytest.mark.slow
+def test_decoding_on_a_tpu_holds_its_cache_once():
+    """Stored otherwise, XLA would turn it around before the loop; and rows move to fewer slots with nothing beside."""
+    pytest.importorskip('libtpu')
+    recipe = smallest.recipe()
+    model = dataclasses.replace(
+        recipe.model,
+        width=256,
+        heads=4,
+        kv_heads=2,
+        head_dim=128,
+        hidden=512,
+        vocab=512,
+        dtype='bfloat16',
+        context=4096,
+    )
+    base, zero = recipe.stages[:2]
+    sample = dataclasses.replace(zero.source.sample, max_tokens=1984, max_prompt=64, slots=32, buckets=2)
+    source = dataclasses.replace(zero.source, sample=sample, questions=32)
+    rows = dataclasses.replace(zero.rows, length=2048, prompts=0, block=0)
+    zero = dataclasses.replace(zero, source=source, rows=rows, evals=(), phases=())
+    recipe = plan.resolved(dataclasses.replace(recipe, model=model, stages=(base, zero)))
+    found = {m.name: m for m in plan.of(recipe, chips.parse('v5e:1x1'), ['zero']).stages[0].programs}
+    for name in 'decode', 'resize':
+        assert found[name].bytes['temporaries'] < found['slots'].bytes['cache'] / 10, name
