@@ -7,8 +7,7 @@ The base is held in bfloat16 and is the reference, at no extra memory. The learn
 `r1jax.config.LoRA`). To suit one chip, a rollout is 32 questions by 16 samples in one step, of at most 1,024 tokens.
 
 Hardware: one chip of 16 GB (TPU v5e-1). `r1jax plan experiments/zero_qwen_1_5b_lora.py --topology v5e:1x1` counts 3.7 GB for the base, 0.45
-for adapters with Adam, 4.0 for merged weights for decoding and 2.8 for the cache of 32 slots, which decoding holds twice: 13.9 GB, and 14.3
-while slots become fewer.
+for adapters with Adam, 4.0 for merged weights for decoding and 4.2 for the cache of 48 slots: 12.5 GB, and 15.1 while slots become fewer.
 NOT YET RUN. Expected: as full training, slower by the smaller rollouts.
 """
 
@@ -22,7 +21,7 @@ from r1jax.data.template import r1_zero
 
 def recipe() -> Recipe:
     base = 'Qwen2.5-1.5B'
-    stage = whole.zero(base, longest=1024, blocks=4, chips=1, slots=32)
+    stage = whole.zero(base, longest=1024, blocks=4, chips=1, slots=48)
     stage = dataclasses.replace(
         stage,
         source=dataclasses.replace(stage.source, questions=32, minibatches=1),
