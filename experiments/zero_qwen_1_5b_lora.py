@@ -21,7 +21,7 @@ from r1jax.data.template import r1_zero
 
 def recipe() -> Recipe:
     base = 'Qwen2.5-1.5B'
-    stage = whole.zero(base, longest=1024, blocks=4, chips=1, slots=48)
+    stage = whole.zero(base, longest=1024, blocks=4, chips=1, slots=64)
     stage = dataclasses.replace(
         stage,
         source=dataclasses.replace(stage.source, questions=32, minibatches=1),

@@ -101,7 +101,8 @@ def _drawing(
         'decode' + label, programs.chunk, args, memory, '', once * w.tokens / S / columns, trips, useful=useful
     )
     if len(engine.sizes) > 1 and not in_pages:
-        yield Program('resize' + label, programs.resized, (layers, I32((engine.sizes[1],))), memory, 'cache', once)
+        moved, count = layers[:1], once * len(layers)  # layer by layer
+        yield Program('resize' + label, programs.resized, (moved, I32((engine.sizes[1],))), memory, 'cache', count)
 
 
 def _together(setting: Setting, sampler: Sampler, memory: Mapping[str, Any], policy: Any) -> Program:

@@ -50,7 +50,11 @@ class InSlots:
         """The rows of slots slot[i] are those of slots i from now on, of `slots` in all."""
         source = np.zeros(slots, np.int32)
         source[: len(slot)] = slot
-        self.layers = programs.resized(self.layers, source)
+        old, new = list(self.layers or ()), []
+        self.layers = None
+        while old:  # one layer after the other, so that no more than one is held twice
+            new += programs.resized((old.pop(0),), source)
+        self.layers = tuple(new)
 
     def has_room(self, answer: Answer, slot: int) -> bool:
         """Whether a waiting request may take this slot."""
