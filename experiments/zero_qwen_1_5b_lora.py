@@ -7,7 +7,7 @@ The base is held in bfloat16 and is the reference, at no extra memory. The learn
 `r1jax.config.LoRA`). To suit one chip, a rollout is 32 questions by 16 samples in one step, of at most 1,024 tokens.
 
 Hardware: one chip of 16 GB (TPU v5e-1). `r1jax plan experiments/zero_qwen_1_5b_lora.py --topology v5e:1x1` counts 3.7 GB for the base, 0.45
-for adapters with Adam, 4.0 for merged weights for decoding and 4.2 for the cache of 48 slots: 12.5 GB, and 15.1 while slots become fewer.
+for adapters with Adam, 4.0 for merged weights for decoding and 5.7 for the cache of 64 slots: 13.9 GB, and 14.0 while slots become fewer.
 NOT YET RUN. Expected: as full training, slower by the smaller rollouts.
 """
 
