@@ -401,6 +401,8 @@ class Faults:
             told = f'set aside, step {max(int(each.name) for each in older)} used' if 'is damaged' in said else 'SILENT'
             return Row(kind, where, told, '1', True, False, silent='is damaged' not in said)
         if 'cannot be checked' in said:  # the only one there was, and only its manifest is gone
+            with contextlib.suppress(FileNotFoundError):  # newer ones have followed already
+                path.write_bytes(copy)  # else the next byte that flips there could not be told
             return Row(kind, where, 'a line: it cannot be checked', '0', True, False)
         # the only one there was: the run ends with a sentence, and goes on once the file is put back
         clear = run.process.returncode == 1 and 'no whole checkpoint left' in said and path.name in said
@@ -513,9 +515,12 @@ def table(faults: Faults, command: str, seconds: float) -> str:
     said = [
         '# Faults over the smallest recipe',
         '',
-        f'    {command}',
+        '```sh',
+        f'# not run: took {seconds / 60:.0f} minutes',
+        command,
+        '```',
         '',
-        f'{len(rows)} faults at random moments of {len(faults.stages)} stages; the full disk is {how}. {seconds / 60:.0f} minutes.',
+        f'{len(rows)} faults at random moments of {len(faults.stages)} stages; the full disk is {how}.',
         '',
         f'- what was finished is still there: {sum(row.kept for row in rows)} of {len(rows)}',
         f'- told: {sum(not row.silent for row in rows)} of {len(rows)}',

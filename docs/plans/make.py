@@ -35,8 +35,8 @@ def main() -> None:
         if not said.startswith('# '):  # a plan that does not fit ends with 1, and so does one that failed
             sys.exit(f'{name}: no plan, exit status {child.returncode}')
         peak = used.ru_maxrss * 1024 / 1e9
-        took = f'Made in {(time.monotonic() - start) / 60:.1f} minutes, with at most {peak:.1f} GB of memory.'
-        text = f'    r1jax plan {COMMANDS[name]}\n\n{took}\n\n{said}'
+        took = f'made in {(time.monotonic() - start) / 60:.1f} minutes, with at most {peak:.1f} GB of memory'
+        text = f'```sh\n# not run: {took}\nr1jax plan {COMMANDS[name]}\n```\n\n{said}'
         (HERE / f'{name}.md').write_text(text, encoding='utf-8')
     readme = HERE / 'README.md'
     kept = readme.read_text(encoding='utf-8').partition('\n| plan |')[0].rstrip() + '\n'

@@ -38,9 +38,8 @@ BLOCK = 64  # entries of a block, C; fewer where a slot is shorter
 class Slots:
     """A cache as `r1jax.nn.cache.Cached` has it, of layers that are not stacked."""
 
-    layers: tuple[
-        KV, ...
-    ]  # keys [M,S,K,H,C] and values [M,S,K,C,V] of each layer; on a TPU [M,S,C,K,H] and [M,S,C,K,V]
+    # keys [M,S,K,H,C] and values [M,S,K,C,V] of each layer; on a TPU [M,S,C,K,H] and [M,S,C,K,V]
+    layers: tuple[KV, ...]
     length: jax.Array  # i32[S], entries that hold keys; 0 where nobody is
 
     def layer(self, i: int) -> KV:
@@ -92,11 +91,10 @@ def write(kv: KV, k: jax.Array, v: jax.Array, at: jax.Array) -> KV:
     def own(kv, k, v, at):
         keys, values = kv
         slot, (block, entry) = jnp.arange(at.shape[0]), jnp.divmod(at, values.shape[_entries()])
-        first = _entries() == 2
-        keys = keys.at[(block, slot, entry) if first else (block, slot, slice(None), slice(None), entry)]
-        values = values.at[(block, slot, entry) if first else (block, slot, slice(None), entry)]
-        how = {'mode': 'drop', 'unique_indices': True}
-        return keys.set(k[..., 0], **how), values.set(v[:, :, 0], **how)
+        heads = widths = (slice(None),) * (_entries() - 2)  # what stands before a block's entries
+        keys = keys.at[(block, slot, *heads, *widths, entry)].set(k[..., 0], mode='drop', unique_indices=True)
+        values = values.at[(block, slot, *heads, entry)].set(v[:, :, 0], mode='drop', unique_indices=True)
+        return keys, values
 
     return sharding.by_rows(own, (1, 0, 0, 0), 1)(kv, k, v, at)
 

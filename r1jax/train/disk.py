@@ -50,9 +50,8 @@ _before: list[Callable] = []
 
 def _raised(what: Any) -> None:
     """`sys.unraisablehook`."""
-    if not (
-        what.exc_type is RuntimeError and str(what.exc_value) == 'Event loop is closed'
-    ):  # the tasks' own has ended
+    theirs = what.exc_type is RuntimeError and str(what.exc_value) == 'Event loop is closed'
+    if not theirs:  # of tasks whose loop has ended before them
         _before[-1](what)
 
 
