@@ -47,6 +47,8 @@ from r1jax.types import Problem, Response  # noqa: E402
 
 KINDS = ('kill', 'term', 'full', 'flip', 'truncate', 'delete', 'hang', 'nan')
 NAN, HANG = 'R1JAX_FAULT_NAN', 'R1JAX_FAULT_HANG'  # STAGE:STEP; a file at whose sight a grader hangs
+# Orbax writes these two after the manifest, and nothing is read from them; the second is asked to be JSON
+UNREAD = ('commit_success.txt', '_CHECKPOINT_METADATA')
 SIZE = 64  # MB of the small file system
 DEADLINE = 3.0  # seconds of a grader
 
@@ -419,13 +421,13 @@ class Faults:
             data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
             path.write_bytes(data)
 
-        return self._damage(run, 'flip', lambda path: path.stat().st_size and path.name != '_CHECKPOINT_METADATA', flip)
+        return self._damage(run, 'flip', lambda path: path.stat().st_size and path.name not in UNREAD, flip)
 
     def _truncate(self, run: Run) -> Row | None:
         return self._damage(
             run,
             'truncate',
-            lambda path: path.stat().st_size > 1,
+            lambda path: path.stat().st_size > 1 and path.name != UNREAD[0],
             lambda path: os.truncate(path, self.rng.randrange(path.stat().st_size)),
         )
 

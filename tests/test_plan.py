@@ -251,19 +251,20 @@ def test_decoding_on_a_tpu_holds_its_cache_once():
     recipe = smallest.recipe()
     model = dataclasses.replace(
         recipe.model,
-        width=256,
-        heads=4,
+        layers=2,
+        width=1536,
+        heads=12,
         kv_heads=2,
         head_dim=128,
-        hidden=512,
+        hidden=2048,
         vocab=512,
         dtype='bfloat16',
         context=4096,
     )
     base, zero = recipe.stages[:2]
-    sample = dataclasses.replace(zero.source.sample, max_tokens=1984, max_prompt=64, slots=32, buckets=2)
+    sample = dataclasses.replace(zero.source.sample, max_tokens=1472, max_prompt=64, slots=32, buckets=2)
     source = dataclasses.replace(zero.source, sample=sample, questions=32)
-    rows = dataclasses.replace(zero.rows, length=2048, prompts=0, block=0)
+    rows = dataclasses.replace(zero.rows, length=1536, prompts=0, block=0)
     zero = dataclasses.replace(zero, source=source, rows=rows, evals=(), phases=())
     recipe = plan.resolved(dataclasses.replace(recipe, model=model, stages=(base, zero)))
     found = {m.name: m for m in plan.of(recipe, chips.parse('v5e:1x1'), ['zero']).stages[0].programs}

@@ -2,7 +2,8 @@
 
     {"step", "metric": the value of `Stage.keep_best` there or null, "files": {path: [bytes, sha256]}, "seal"}
 
-Of the file to which orbax adds the time of the move, between the manifest and the move, it is only asked that it is there and is JSON.
+Orbax writes two files between the manifest and the move: one with the time of the move, of which it is asked that it is there and is JSON,
+and commit_success.txt. Nothing is read from either.
 
 `seal` is a digest of all the rest, so that a manifest that has lost a byte is known as one. A digest reads a file once, a megabyte at a
 time, several files at once (SHA-256: 1.7 GB a second and core on the machine of docs/performance.md).
